@@ -1,0 +1,353 @@
+/* autograd: a graph built once per shape, its backward as further nodes, and
+ * a plan that knows the whole memory need before the first step runs.
+ *
+ *   val    a tensor: dtype, shape, who writes it, the recipe line behind it;
+ *   node   one use of an op: reads vals, writes vals;
+ *   graph  nodes in the order they will run; forward first, backward after;
+ *   param  a named val that outlives graphs; trainable or frozen;
+ *   site   a named y = f(x) in a model that a guest may wrap;
+ *   plan   a graph with every buffer placed: run it as often as you like.
+ *
+ * Building may fail; running cannot and allocates nothing.  Builders return
+ * the new val or NULL with the error recorded in g->cx; a NULL input gives
+ * NULL and keeps the first error, so a model is written without checks and
+ * tested once, where at_plan_create refuses a NULL root.
+ *
+ * Backward (at_grad) only adds nodes.  A val gets a gradient only when a
+ * trainable param stands below it, so frozen weights cost nothing and work
+ * stops at the lowest trainable layer.  Contributions to one gradient are
+ * added in a fixed order.
+ *
+ * Lifetimes: graphs and plans live in the arena given at creation; a plan
+ * also owns one mapped region for activations (at_plan_destroy).            */
+#ifndef AT_AUTOGRAD_H
+#define AT_AUTOGRAD_H
+
+#include "kernels/kernels.h"
+
+enum { AT_IN_MAX = 8, AT_OUT_MAX = 5, AT_DIM_MAX = 4 };
+
+enum at_dtype { AT_REAL, AT_I32 };
+
+struct at_shape { size_t n, d[AT_DIM_MAX]; };
+
+enum at_val_kind {
+    AT_VAL_NODE,        /* written by a node; placed by the plan             */
+    AT_VAL_INPUT,       /* filled by the caller before a run                 */
+    AT_VAL_PARAM,       /* owned by struct at_params                         */
+    AT_VAL_PGRAD,       /* the gradient of a param, likewise                 */
+    AT_VAL_STATE,       /* caller's memory that nodes write (a cache)        */
+};
+
+struct at_node;
+
+struct at_val {
+    const char *name;           /* params, inputs, states; else NULL         */
+    enum at_dtype dtype;
+    enum at_val_kind kind;
+    struct at_shape shape;
+    struct at_node *node;       /* first writer; NULL for leaves             */
+    void *data;                 /* set by the plan (params: by at_params)    */
+    struct at_val *grad;        /* while and after at_grad                   */
+    bool wants_grad;            /* a trainable param stands at or below      */
+    bool keep;                  /* its memory outlives the run: a result     */
+    struct at_src at;           /* the recipe line that asked for it         */
+    /* private to autograd/ */
+    struct at_val *twin;        /* recomputed copy that backward reads       */
+    int holders;                /* vals whose gradient this is               */
+    int first, last;            /* lifetime, in node numbers                 */
+    size_t offset;              /* in the plan's region                      */
+    struct at_val *alias;       /* shares this val's buffer                  */
+    struct at_val *next;        /* all vals of the graph                     */
+};
+
+/* Numbers that set an op up; their meaning stands at the op's builder.       */
+struct at_attr { double s; int64_t i[4]; };
+
+enum at_op_id {
+    AT_OP_LINEAR, AT_OP_LINEAR_ADD, AT_OP_LINEAR_DX, AT_OP_LINEAR_DW,
+    AT_OP_BIAS_DB,
+    AT_OP_RMSNORM, AT_OP_RMSNORM_BWD, AT_OP_LAYERNORM, AT_OP_LAYERNORM_BWD,
+    AT_OP_ROPE, AT_OP_ATTN, AT_OP_ATTN_BWD, AT_OP_ATTN_CACHED,
+    AT_OP_ACT, AT_OP_ACT_BWD, AT_OP_GLU, AT_OP_GLU_BWD,
+    AT_OP_ADD, AT_OP_MUL, AT_OP_SCALE, AT_OP_DROPOUT,
+    AT_OP_ROWS, AT_OP_ROWS_BWD, AT_OP_LINEAR_XENT,
+    AT_OP_COUNT
+};
+
+struct at_node {
+    enum at_op_id op;
+    int n_in, n_out, number;
+    struct at_val *in[AT_IN_MAX];       /* NULL: optional input not given    */
+    struct at_val *out[AT_OUT_MAX];     /* NULL: output not wanted           */
+    struct at_attr attr;
+    unsigned acc;       /* bit o: out[o] is added to                         */
+    unsigned acc_micro; /* bit o: added to from the second micro-batch on    */
+    int segment;        /* > 0: recomputed in backward instead of kept       */
+    bool dead, backward;
+    struct at_src at;
+    const char *site;   /* the site being built, for messages; may be NULL   */
+    struct at_node *next, *prev;
+};
+
+/* What a run tells its nodes. */
+struct at_run {
+    const struct at_kernels *k;
+    uint64_t seed, step;    /* of dropout                                    */
+    uint64_t micro;         /* micro-batch within the step, from 0           */
+};
+
+/* How the gradient check exercises an op: the dims of each input; an input
+ * with ids > 0 holds integers in [0, ids).                                   */
+struct at_op_test {
+    struct { size_t d[AT_DIM_MAX]; int ids; bool frozen; } in[AT_IN_MAX];
+    struct at_attr attr;
+    double tol;             /* 0: 1e-6                                       */
+};
+
+struct at_grads;
+
+struct at_op {
+    const char *name;
+    int n_in_min, n_in_max, n_out;
+    unsigned can_acc;       /* bit o: `run` honours acc for out[o]           */
+    unsigned can_skip;      /* bit o: out[o] may be NULL when not wanted     */
+    int inplace;            /* out[0] may take over the buffer of in[0] ..
+                               in[inplace-1]; 0: of none                     */
+    /* The only place that may refuse: checks inputs, sets out[] shapes.      */
+    int (*shape)(struct at_ctx *cx, struct at_node *n);
+    void (*run)(const struct at_run *r, const struct at_node *n);
+    /* Adds the nodes that carry out[]->grad to the inputs; NULL: the op has
+     * no derivative and refuses to be differentiated.                        */
+    int (*grad)(struct at_grads *d, struct at_node *n);
+    double (*flops)(const struct at_node *n);   /* NULL: counted as 0         */
+    struct at_op_test test[3];  /* rows with tol or dims; ended by empty      */
+};
+
+extern const struct at_op *const at_ops[AT_OP_COUNT];
+
+/* ---- params ------------------------------------------------------------- */
+
+enum at_init_kind { AT_INIT_ZERO, AT_INIT_ONE, AT_INIT_NORMAL, AT_INIT_UNIFORM };
+struct at_init { enum at_init_kind kind; double scale; };   /* std or bound   */
+
+struct at_param {
+    struct at_val val;          /* .data: the weights                        */
+    struct at_val grad;         /* .data: [same shape]; only when trainable  */
+    struct at_init init;
+    bool trainable, loaded, touched;
+    size_t flat;                /* offset in the flat trainable arrays       */
+};
+
+/* Decides, once per param, whether it is trained.                            */
+typedef bool at_trains_fn(const void *self, const char *name);
+
+struct at_params {
+    struct at_ctx *cx;
+    struct at_arena *arena;
+    struct at_param **p;
+    size_t n, cap;
+    at_trains_fn *trains;       /* NULL: all are                             */
+    const void *trains_self;
+    bool need_grads;            /* give trainable params gradient memory     */
+    bool sealed;                /* memory is given out: no new params        */
+    at_real *flat, *flat_grad;  /* trainable weights and gradients, [n_flat]; */
+    size_t n_flat;              /* every param starts on 64 bytes, gaps are 0 */
+    at_real *fixed;             /* frozen weights                            */
+    size_t n_fixed;
+    size_t n_trainable, n_total;/* elements without padding                  */
+};
+
+void at_params_init(struct at_params *ps, struct at_ctx *cx,
+                    struct at_arena *arena);
+/* The param of that name, made at the first call.  A later call with another
+ * shape is an error.                                                         */
+struct at_param *at_param(struct at_params *ps, const char *name,
+                          struct at_shape shape, struct at_init init);
+struct at_param *at_param_find(const struct at_params *ps, const char *name);
+/* Bytes that at_params_seal will take.                                       */
+size_t at_params_bytes(const struct at_params *ps, bool grads);
+/* Gives every param its memory (zeros) and, with need_grads, its gradient.   */
+int at_params_seal(struct at_params *ps);
+/* Draws every param that was not loaded; depends on seed and name only.      */
+void at_params_draw(struct at_params *ps, uint64_t seed);
+void at_params_finish(struct at_params *ps);
+
+/* ---- graph -------------------------------------------------------------- */
+
+struct at_graph;
+
+/* y = f(x) at a named place of a model.                                      */
+typedef struct at_val *at_fn(struct at_graph *g, const void *self,
+                             struct at_val *x);
+
+/* An adapter or a tap.  `around` may call f, or not, and returns y.          */
+struct at_guest {
+    bool (*wants)(void *self, const char *site);
+    struct at_val *(*around)(struct at_graph *g, void *self, const char *site,
+                             at_fn *f, const void *f_self, struct at_val *x);
+    void *self;
+    struct at_guest *next;      /* the guest inside this one                 */
+};
+
+struct at_graph {
+    struct at_ctx *cx;
+    struct at_arena *arena;
+    struct at_params *params;
+    const struct at_kernels *k; /* shape rules ask it for missing entries    */
+    struct at_guest *guests;
+    const char *site;           /* being built                               */
+    struct at_node *first, *last;
+    struct at_val *vals;
+    int n_nodes, n_vals, segment, n_segments, n_streams;
+    bool backward;              /* at_grad is adding nodes                   */
+};
+
+int at_graph_create(struct at_ctx *cx, struct at_arena *arena,
+                    struct at_params *params, const struct at_kernels *k,
+                    struct at_graph **g);
+
+struct at_shape at_shape1(size_t a);
+struct at_shape at_shape2(size_t a, size_t b);
+struct at_shape at_shape3(size_t a, size_t b, size_t c);
+size_t at_shape_count(const struct at_shape *s);
+const char *at_shape_text(char buf[96], const struct at_shape *s);
+
+struct at_val *at_input(struct at_graph *g, const char *name,
+                        enum at_dtype dtype, struct at_shape shape);
+/* Memory of the caller, read and written by nodes (a key/value cache).       */
+struct at_val *at_state(struct at_graph *g, const char *name, at_real *data,
+                        struct at_shape shape);
+/* A param as a val of this graph.                                            */
+struct at_val *at_weight(struct at_graph *g, const char *name,
+                         struct at_shape shape, struct at_init init);
+/* Marks a result: its memory keeps its value after the run.                  */
+struct at_val *at_keep(struct at_val *v);
+/* The general builder behind all others; NULL on refusal.                    */
+struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
+                         struct at_val *const *in, int n_in,
+                         struct at_attr attr);
+
+/* A further output of n, made after the node was.                            */
+struct at_val *at_val_like(struct at_graph *g, struct at_node *n,
+                           struct at_shape shape);
+
+/* y = f(x), through the guests that want this site.                          */
+struct at_val *at_site(struct at_graph *g, const char *name, at_fn *f,
+                       const void *f_self, struct at_val *x);
+
+/* Nodes built between the two are recomputed in backward, not kept.          */
+void at_recompute_begin(struct at_graph *g);
+void at_recompute_end(struct at_graph *g);
+
+/* ---- ops: shapes, then meaning ------------------------------------------ */
+
+/* y[N,M] = alpha x[N,C] w[M,C]^T + b[M]; b may be NULL.                      */
+struct at_val *at_linear(struct at_graph *g, struct at_val *x,
+                         struct at_val *w, struct at_val *b, double alpha);
+/* y[N,M] = y0[N,M] + alpha x[N,C] w[M,C]^T.                                  */
+struct at_val *at_linear_add(struct at_graph *g, struct at_val *y0,
+                             struct at_val *x, struct at_val *w, double alpha);
+struct at_val *at_rmsnorm(struct at_graph *g, struct at_val *x,
+                          struct at_val *w, double eps);
+struct at_val *at_layernorm(struct at_graph *g, struct at_val *x,
+                            struct at_val *w, struct at_val *b, double eps);
+/* x [N,H*K], cs [P,K/2,2], pos [N]; half: see kernels.h.                     */
+struct at_val *at_rope(struct at_graph *g, struct at_val *x, struct at_val *cs,
+                       struct at_val *pos, size_t H, bool half);
+/* q [B*T,H*K], k,v [B*T,G*K] -> y [B*T,H*K]; k NULL: q is [B*T,(H+2G)*K],
+ * the three side by side.  first [B*T]: see struct at_attn.                  */
+struct at_val *at_attention(struct at_graph *g, struct at_val *q,
+                            struct at_val *k, struct at_val *v,
+                            struct at_val *first, size_t B, size_t H, size_t G,
+                            double scale);
+/* The same over a cache kc, vc [rows,G,T_max,K]; row, pos [N].               */
+struct at_val *at_attention_cached(struct at_graph *g, struct at_val *q,
+                                   struct at_val *k, struct at_val *v,
+                                   struct at_val *kc, struct at_val *vc,
+                                   struct at_val *row, struct at_val *pos,
+                                   size_t H, size_t G, double scale);
+struct at_val *at_act(struct at_graph *g, struct at_val *x, enum at_act act);
+/* act(a) * b */
+struct at_val *at_glu(struct at_graph *g, struct at_val *a, struct at_val *b,
+                      enum at_act act);
+struct at_val *at_add(struct at_graph *g, struct at_val *a, struct at_val *b);
+struct at_val *at_mul(struct at_graph *g, struct at_val *a, struct at_val *b);
+struct at_val *at_scale(struct at_graph *g, struct at_val *x, double s);
+/* Each use draws from a stream of its own; p 0 returns x.                    */
+struct at_val *at_dropout(struct at_graph *g, struct at_val *x, double p);
+/* y[N,C] = w[ids[N], C].                                                     */
+struct at_val *at_rows(struct at_graph *g, struct at_val *w,
+                       struct at_val *ids);
+/* Sum over i of weight[i] * cross-entropy(x[i] w^T, target[i]), x [N,C],
+ * w [V,C], target [N] (-1: none), weight [N].  The logits exist only for some
+ * rows at a time; rows without a target cost nothing.  Its gradient is taken
+ * in the same pass, so it must be the root of the graph.
+ * *ce, if asked for: [N] the cross-entropy of every row.                     */
+struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
+                              struct at_val *w, struct at_val *target,
+                              struct at_val *weight, struct at_val **ce);
+
+/* ---- backward, for op_*.c ------------------------------------------------ */
+
+struct at_grads {
+    struct at_graph *g;
+    struct at_val *root;
+};
+
+/* Input i of n as backward may read it (the recomputed copy where there is
+ * one), and output o likewise.                                               */
+struct at_val *at_seen_in(const struct at_node *n, int i);
+struct at_val *at_seen_out(const struct at_node *n, int o);
+/* Whether input i needs a gradient.                                          */
+bool at_wants(const struct at_node *n, int i);
+/* Gives `grad` itself to input v (y = a + b: both get dy).                   */
+int at_give(struct at_grads *d, struct at_val *v, struct at_val *grad);
+/* Adds a node of op whose out[o] is the gradient of to[o] (NULL: not wanted).
+ * Outputs beyond n_to (scratch) are made by the shape rule.                  */
+int at_give_node(struct at_grads *d, enum at_op_id op,
+                 struct at_val *const *in, int n_in, struct at_attr attr,
+                 struct at_val *const *to, int n_to);
+
+/* The same for an op that computes its gradient in its forward run: output o
+ * of n itself becomes the gradient of `to`.                                  */
+int at_give_early(struct at_grads *d, struct at_node *n, int o,
+                  struct at_val *to);
+
+/* Adds the backward of `root`: from 1 when root is a single number and seed
+ * is NULL, else from `seed`, which has root's shape.                         */
+int at_grad(struct at_graph *g, struct at_val *root, struct at_val *seed);
+
+/* ---- plan ---------------------------------------------------------------- */
+
+struct at_plan {
+    struct at_graph *g;
+    struct at_node **node;      /* live nodes in order                       */
+    int n_nodes;
+    void *region;               /* activations, gradients, inputs            */
+    size_t region_bytes;
+    double flops;               /* of one run                                */
+    double *node_s;             /* when set: seconds per node, added up      */
+};
+
+/* Places every val that a kept val or a persistent val depends on; takes no
+ * memory yet.  roots: what must be computed (params' gradients and states
+ * always are).                                                               */
+int at_plan_create(struct at_graph *g, struct at_val *const *roots, int n,
+                   struct at_plan **plan);
+/* Takes plan->region and binds vals.                                         */
+int at_plan_bind(struct at_ctx *cx, struct at_plan *p);
+/* The same on memory of the caller, at least region_bytes, page-aligned:
+ * plans that never run at once share one region.                             */
+void at_plan_bind_to(struct at_plan *p, void *region);
+void at_plan_run(const struct at_plan *p, const struct at_run *r);
+/* Runs and looks at every result: the first node with a non-finite output,
+ * or NULL; *which is its output number.                                      */
+const struct at_node *at_plan_run_checked(const struct at_plan *p,
+                                          const struct at_run *r, int *which);
+/* A line per kind of node: count, FLOPs, bytes.                              */
+void at_plan_print(const struct at_plan *p, struct at_text *t);
+void at_plan_destroy(struct at_plan *p);
+bool at_all_finite(const at_real *x, size_t n);
+
+#endif

@@ -1,0 +1,233 @@
+/* Rotary positions and attention.
+ *
+ * attn reads q [N,H*K], k, v [N,G*K], or all three side by side in one
+ * [N,(H+2G)*K] (then in[1] and in[2] are NULL); attr: s scale, i B H G.      */
+#include "autograd/op.h"
+
+struct view {           /* q, k, v or their gradients, however they lie      */
+    at_real *q, *k, *v;
+};
+
+static size_t head_size(const struct at_node *n)
+{
+    size_t H = (size_t)n->attr.i[1], G = (size_t)n->attr.i[2];
+    return at_cols(n->in[0]) / (n->in[1] ? H : H + 2 * G);
+}
+
+static struct view view(const struct at_node *n, struct at_val *q,
+                        struct at_val *k, struct at_val *v)
+{
+    size_t H = (size_t)n->attr.i[1], G = (size_t)n->attr.i[2];
+    size_t K = head_size(n);
+    if (n->in[1])
+        return (struct view){ at_f(q), at_f(k), at_f(v) };
+    return (struct view){ at_f(q), at_f(q) + H * K, at_f(q) + (H + G) * K };
+}
+
+static struct at_attn setting(const struct at_node *n, const int32_t *first)
+{
+    size_t B = (size_t)n->attr.i[0], H = (size_t)n->attr.i[1];
+    size_t G = (size_t)n->attr.i[2], K = head_size(n);
+    size_t N = at_rows_of(n->in[0]), wide = (H + 2 * G) * K;
+    bool apart = n->in[1] != NULL;
+    return (struct at_attn){
+        .B = B, .T = N / B, .H = H, .G = G, .K = K,
+        .ld_q = apart ? H * K : wide, .ld_k = apart ? G * K : wide,
+        .ld_v = apart ? G * K : wide, .ld_y = H * K,
+        .scale = (at_real)n->attr.s, .first = first,
+    };
+}
+
+static int attn_inputs(struct at_ctx *cx, struct at_node *n)
+{
+    size_t H = (size_t)n->attr.i[1], G = (size_t)n->attr.i[2];
+    size_t B = (size_t)n->attr.i[0], N = at_rows_of(n->in[0]), K;
+    if (H == 0 || G == 0 || H % G || B == 0 || N % B)
+        return at_refuse(cx, n, "heads must be a multiple of key/value heads, "
+                         "and tokens of rows");
+    K = head_size(n);
+    if (K == 0 || K > AT_HEAD_MAX ||
+        at_cols(n->in[0]) != K * (n->in[1] ? H : H + 2 * G))
+        return at_refuse(cx, n, "the width must be heads times a head size of "
+                         "at most 256");
+    if (n->in[1] && (!n->in[2] || at_cols(n->in[1]) != G * K ||
+                     at_cols(n->in[2]) != G * K ||
+                     at_rows_of(n->in[1]) != N || at_rows_of(n->in[2]) != N))
+        return at_refuse(cx, n, "keys and values must be key/value heads times "
+                         "the head size wide");
+    return AT_OK;
+}
+
+static int attn_shape(struct at_ctx *cx, struct at_node *n)
+{
+    int rc = attn_inputs(cx, n);
+    size_t N = at_rows_of(n->in[0]), H = (size_t)n->attr.i[1];
+    if (rc < 0)
+        return rc;
+    if (n->in[3]->dtype != AT_I32 || at_count(n->in[3]) != N)
+        return at_refuse(cx, n, "'first' must hold an integer a token");
+    n->out[0]->shape = at_shape2(N, H * head_size(n));
+    n->out[1]->shape = at_shape2(N, H);
+    return AT_OK;
+}
+
+static void attn_run(const struct at_run *r, const struct at_node *n)
+{
+    struct view w = view(n, n->in[0], n->in[1], n->in[2]);
+    struct at_attn a = setting(n, at_i(n->in[3]));
+    r->k->attn_fwd(at_f(n->out[0]), at_f(n->out[1]), w.q, w.k, w.v, &a);
+}
+
+static int attn_grad(struct at_grads *d, struct at_node *n)
+{
+    struct at_val *in[] = { at_seen_in(n, 0), at_seen_in(n, 1),
+                            at_seen_in(n, 2), n->in[3], n->out[0]->grad,
+                            at_seen_out(n, 0), at_seen_out(n, 1) };
+    return at_give_node(d, AT_OP_ATTN_BWD, in, 7, n->attr, n->in,
+                        n->in[1] ? 3 : 1);
+}
+
+static double attn_flops(const struct at_node *n)
+{
+    struct at_attn a = setting(n, NULL);
+    return 2.0 * (double)(a.B * a.H * a.K) * (double)a.T * (double)(a.T + 1);
+}
+
+/* in: q k v first dy y lse; out: dq dk dv, all of them or none               */
+static int attn_bwd_shape(struct at_ctx *cx, struct at_node *n)
+{
+    (void)cx;
+    for (int o = 0; o < 3; o++)
+        if (n->in[o])
+            n->out[o]->shape = n->in[o]->shape;
+    return AT_OK;
+}
+
+static void attn_bwd_run(const struct at_run *r, const struct at_node *n)
+{
+    struct view w = view(n, n->in[0], n->in[1], n->in[2]);
+    struct view dw = view(n, n->out[0], n->out[1], n->out[2]);
+    struct at_attn a = setting(n, at_i(n->in[3]));
+    r->k->attn_bwd(dw.q, dw.k, dw.v, at_f(n->in[4]), w.q, w.k, w.v,
+                   at_f(n->in[5]), at_f(n->in[6]), &a);
+}
+
+static double attn_bwd_flops(const struct at_node *n)
+{
+    return 2.5 * attn_flops(n);
+}
+
+/* in: q k v row pos kc vc */
+static int cached_shape(struct at_ctx *cx, struct at_node *n)
+{
+    const struct at_shape *c = &n->in[5]->shape;
+    size_t N = at_rows_of(n->in[0]), H = (size_t)n->attr.i[1];
+    int rc = attn_inputs(cx, n);
+    if (rc < 0)
+        return rc;
+    if (c->n != 4 || c->d[1] != (size_t)n->attr.i[2] ||
+        c->d[3] != head_size(n) || at_count(n->in[6]) != at_count(n->in[5]) ||
+        at_count(n->in[3]) != N || at_count(n->in[4]) != N)
+        return at_refuse(cx, n, "the cache must be [rows, key/value heads, "
+                         "length, head size]");
+    n->out[0]->shape = at_shape2(N, H * head_size(n));
+    return AT_OK;
+}
+
+static void cached_run(const struct at_run *r, const struct at_node *n)
+{
+    struct view w = view(n, n->in[0], n->in[1], n->in[2]);
+    struct at_attn a = setting(n, NULL);
+    struct at_cache c = { at_f(n->in[5]), at_f(n->in[6]),
+                          n->in[5]->shape.d[0], n->in[5]->shape.d[2] };
+    r->k->attn_cached(at_f(n->out[0]), &c, w.q, w.k, w.v, at_i(n->in[3]),
+                      at_i(n->in[4]), &a);
+}
+
+/* in: x cs pos; attr: i H half sign */
+static int rope_shape(struct at_ctx *cx, struct at_node *n)
+{
+    size_t H = (size_t)n->attr.i[0], W = at_cols(n->in[0]);
+    const struct at_shape *cs = &n->in[1]->shape;
+    if (H == 0 || W % H || W / H % 2 || cs->n != 3 || cs->d[2] != 2 ||
+        cs->d[1] != W / H / 2 || at_count(n->in[2]) != at_rows_of(n->in[0]))
+        return at_refuse(cx, n, "the width must be heads times an even head "
+                         "size, the table [positions, head size / 2, 2]");
+    n->out[0]->shape = n->in[0]->shape;
+    return AT_OK;
+}
+
+static void rope_run(const struct at_run *r, const struct at_node *n)
+{
+    struct at_val *x = n->in[0];
+    size_t H = (size_t)n->attr.i[0], W = at_cols(x);
+    r->k->rope(at_f(n->out[0]), at_f(x), at_f(n->in[1]), at_i(n->in[2]),
+               at_rows_of(x), H, W / H, W, W, n->attr.i[1] != 0,
+               (int)n->attr.i[2]);
+}
+
+static int rope_grad(struct at_grads *d, struct at_node *n)
+{
+    struct at_attr back = n->attr;
+    back.i[2] = -back.i[2];
+    return at_give_node(d, AT_OP_ROPE,
+                        (struct at_val *[]){ n->out[0]->grad, n->in[1],
+                                             n->in[2] }, 3, back, n->in, 1);
+}
+
+struct at_val *at_rope(struct at_graph *g, struct at_val *x, struct at_val *cs,
+                       struct at_val *pos, size_t H, bool half)
+{
+    return at_out(at_apply(g, AT_OP_ROPE, (struct at_val *[]){ x, cs, pos }, 3,
+                           (struct at_attr){ .i = { (int64_t)H, half, 1 } }),
+                  0);
+}
+
+struct at_val *at_attention(struct at_graph *g, struct at_val *q,
+                            struct at_val *k, struct at_val *v,
+                            struct at_val *first, size_t B, size_t H, size_t G,
+                            double scale)
+{
+    struct at_val *in[] = { q, k, v, first };
+    struct at_attr attr = { scale, { (int64_t)B, (int64_t)H, (int64_t)G } };
+    if (!q || !first)
+        return NULL;
+    return at_out(at_apply(g, AT_OP_ATTN, in, 4, attr), 0);
+}
+
+struct at_val *at_attention_cached(struct at_graph *g, struct at_val *q,
+                                   struct at_val *k, struct at_val *v,
+                                   struct at_val *kc, struct at_val *vc,
+                                   struct at_val *row, struct at_val *pos,
+                                   size_t H, size_t G, double scale)
+{
+    struct at_val *in[] = { q, k, v, row, pos, kc, vc };
+    struct at_attr attr = { scale, { 1, (int64_t)H, (int64_t)G } };
+    if (!q || !row || !pos || !kc || !vc)
+        return NULL;
+    return at_out(at_apply(g, AT_OP_ATTN_CACHED, in, 7, attr), 0);
+}
+
+const struct at_op at_op_rope = {
+    "rope", 3, 3, 1, 0, 0, 1, rope_shape, rope_run, rope_grad, NULL,
+    { { .in = { { { 3, 8 } }, { { 5, 2, 2 }, .frozen = true },
+                { { 3 }, .ids = 5 } }, .attr = { .i = { 2, 0, 1 } } },
+      { .in = { { { 3, 8 } }, { { 5, 2, 2 }, .frozen = true },
+                { { 3 }, .ids = 5 } }, .attr = { .i = { 2, 1, 1 } } } }
+};
+const struct at_op at_op_attn = {
+    "attn", 1, 4, 2, 0, 0, 0, attn_shape, attn_run, attn_grad, attn_flops,
+    { { .in = { { { 6, 12 } }, { { 6, 6 } }, { { 6, 6 } },
+                { { 6 }, .ids = 1 } },
+        .attr = { 0.5, { 1, 4, 2 } } },
+      { .in = { { { 5, 18 } }, { { 0 } }, { { 0 } }, { { 5 }, .ids = 1 } },
+        .attr = { 0.7, { 1, 2, 2 } } } }
+};
+const struct at_op at_op_attn_bwd = {
+    "attn_bwd", 1, 7, 3, 0, 0, 0, attn_bwd_shape, attn_bwd_run, NULL,
+    attn_bwd_flops, { { .tol = 0 } }
+};
+const struct at_op at_op_attn_cached = {
+    "attn_cached", 1, 7, 1, 0, 0, 0, cached_shape, cached_run, NULL, NULL,
+    { { .tol = 0 } }
+};

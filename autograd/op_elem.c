@@ -1,0 +1,196 @@
+/* Elementwise ops: activations, gates, sums, products, dropout. */
+#include "autograd/op.h"
+
+static int like_first(struct at_ctx *cx, struct at_node *n)
+{
+    for (int i = 1; i < n->n_in; i++)
+        if (at_count(n->in[i]) != at_count(n->in[0]))
+            return at_refuse(cx, n, "the inputs must have the same shape");
+    n->out[0]->shape = n->in[0]->shape;
+    return AT_OK;
+}
+
+static void act_run(const struct at_run *r, const struct at_node *n)
+{
+    r->k->act_fwd(at_f(n->out[0]), at_f(n->in[0]), at_count(n->in[0]),
+                  (enum at_act)n->attr.i[0]);
+}
+
+static int act_grad(struct at_grads *d, struct at_node *n)
+{
+    return at_give_node(d, AT_OP_ACT_BWD,
+                        (struct at_val *[]){ n->out[0]->grad,
+                                             at_seen_in(n, 0) },
+                        2, n->attr, n->in, 1);
+}
+
+static void act_bwd_run(const struct at_run *r, const struct at_node *n)
+{
+    r->k->act_bwd(at_f(n->out[0]), at_f(n->in[0]), at_f(n->in[1]),
+                  at_count(n->in[0]), (enum at_act)n->attr.i[0]);
+}
+
+static void glu_run(const struct at_run *r, const struct at_node *n)
+{
+    r->k->glu_fwd(at_f(n->out[0]), at_f(n->in[0]), at_f(n->in[1]),
+                  at_count(n->in[0]), (enum at_act)n->attr.i[0]);
+}
+
+static int glu_grad(struct at_grads *d, struct at_node *n)
+{
+    return at_give_node(d, AT_OP_GLU_BWD,
+                        (struct at_val *[]){ n->out[0]->grad, at_seen_in(n, 0),
+                                             at_seen_in(n, 1) },
+                        3, n->attr, n->in, 2);
+}
+
+/* in: dy a b; out: da db */
+static int glu_bwd_shape(struct at_ctx *cx, struct at_node *n)
+{
+    n->out[1]->shape = n->in[2]->shape;
+    return like_first(cx, n);
+}
+
+static void glu_bwd_run(const struct at_run *r, const struct at_node *n)
+{
+    r->k->glu_bwd(at_f(n->out[0]), at_f(n->out[1]), at_f(n->in[0]),
+                  at_f(n->in[1]), at_f(n->in[2]), at_count(n->in[0]),
+                  (enum at_act)n->attr.i[0]);
+}
+
+static void add_run(const struct at_run *r, const struct at_node *n)
+{
+    r->k->add(at_f(n->out[0]), at_f(n->in[0]), at_f(n->in[1]),
+              at_count(n->in[0]));
+}
+
+static int add_grad(struct at_grads *d, struct at_node *n)
+{
+    struct at_val *dy = n->out[0]->grad;
+    int rc = at_give(d, n->in[0], dy);
+    return rc == AT_OK ? at_give(d, n->in[1], dy) : rc;
+}
+
+static void mul_run(const struct at_run *r, const struct at_node *n)
+{
+    r->k->mul(at_f(n->out[0]), at_f(n->in[0]), at_f(n->in[1]),
+              at_count(n->in[0]), at_adds(r, n, 0));
+}
+
+static int mul_grad(struct at_grads *d, struct at_node *n)
+{
+    struct at_val *dy = n->out[0]->grad;
+    int rc = AT_OK;
+    for (int i = 0; i < 2 && rc == AT_OK; i++)
+        if (at_wants(n, i))
+            rc = at_give_node(d, AT_OP_MUL,
+                              (struct at_val *[]){ dy, at_seen_in(n, 1 - i) },
+                              2, n->attr, &n->in[i], 1);
+    return rc;
+}
+
+static void scale_run(const struct at_run *r, const struct at_node *n)
+{
+    r->k->scale(at_f(n->out[0]), at_f(n->in[0]), (at_real)n->attr.s,
+                at_count(n->in[0]), at_adds(r, n, 0));
+}
+
+static int scale_grad(struct at_grads *d, struct at_node *n)
+{
+    return at_give_node(d, AT_OP_SCALE, &n->out[0]->grad, 1, n->attr, n->in, 1);
+}
+
+static int dropout_shape(struct at_ctx *cx, struct at_node *n)
+{
+    if (!(n->attr.s >= 0 && n->attr.s < 1))
+        return at_refuse(cx, n, "the share to drop must be in [0, 1)");
+    return like_first(cx, n);
+}
+
+static void dropout_run(const struct at_run *r, const struct at_node *n)
+{
+    struct at_rng rng = { r->seed, AT_RNG_DROPOUT, (uint32_t)n->attr.i[0] };
+    r->k->dropout(at_f(n->out[0]), at_f(n->in[0]), at_count(n->in[0]),
+                  n->attr.s, &rng, r->step << 16 | (r->micro & 0xFFFF));
+}
+
+static int dropout_grad(struct at_grads *d, struct at_node *n)
+{
+    return at_give_node(d, AT_OP_DROPOUT, &n->out[0]->grad, 1, n->attr, n->in,
+                        1);
+}
+
+struct at_val *at_act(struct at_graph *g, struct at_val *x, enum at_act act)
+{
+    return at_out(at_apply(g, AT_OP_ACT, &x, 1,
+                           (struct at_attr){ .i = { act } }), 0);
+}
+
+struct at_val *at_glu(struct at_graph *g, struct at_val *a, struct at_val *b,
+                      enum at_act act)
+{
+    return at_out(at_apply(g, AT_OP_GLU, (struct at_val *[]){ a, b }, 2,
+                           (struct at_attr){ .i = { act } }), 0);
+}
+
+struct at_val *at_add(struct at_graph *g, struct at_val *a, struct at_val *b)
+{
+    return at_out(at_apply(g, AT_OP_ADD, (struct at_val *[]){ a, b }, 2,
+                           (struct at_attr){ 0 }), 0);
+}
+
+struct at_val *at_mul(struct at_graph *g, struct at_val *a, struct at_val *b)
+{
+    return at_out(at_apply(g, AT_OP_MUL, (struct at_val *[]){ a, b }, 2,
+                           (struct at_attr){ 0 }), 0);
+}
+
+struct at_val *at_scale(struct at_graph *g, struct at_val *x, double s)
+{
+    return at_out(at_apply(g, AT_OP_SCALE, &x, 1, (struct at_attr){ .s = s }),
+                  0);
+}
+
+struct at_val *at_dropout(struct at_graph *g, struct at_val *x, double p)
+{
+    if (p == 0)
+        return x;
+    return at_out(at_apply(g, AT_OP_DROPOUT, &x, 1,
+                           (struct at_attr){ p, { g->n_streams++ } }), 0);
+}
+
+const struct at_op at_op_act = {
+    "act", 1, 1, 1, 0, 0, 1, like_first, act_run, act_grad, NULL,
+    { { .in = { { { 3, 7 } } }, .attr = { .i = { AT_GELU_TANH } } },
+      { .in = { { { 3, 7 } } }, .attr = { .i = { AT_GELU_ERF } } },
+      { .in = { { { 3, 7 } } }, .attr = { .i = { AT_SILU } } } }
+};
+const struct at_op at_op_act_bwd = {
+    "act_bwd", 2, 2, 1, 0, 0, 1, like_first, act_bwd_run, NULL, NULL, { { .tol = 0 } }
+};
+const struct at_op at_op_glu = {
+    "glu", 2, 2, 1, 0, 0, 0, like_first, glu_run, glu_grad, NULL,
+    { { .in = { { { 3, 7 } }, { { 3, 7 } } }, .attr = { .i = { AT_SILU } } },
+      { .in = { { { 2, 4 } }, { { 2, 4 } } },
+        .attr = { .i = { AT_GELU_TANH } } } }
+};
+const struct at_op at_op_glu_bwd = {
+    "glu_bwd", 3, 3, 2, 0, 0, 0, glu_bwd_shape, glu_bwd_run, NULL, NULL,
+    { { .tol = 0 } }
+};
+const struct at_op at_op_add = {
+    "add", 2, 2, 1, 0, 0, 2, like_first, add_run, add_grad, NULL,
+    { { .in = { { { 3, 4 } }, { { 3, 4 } } } } }
+};
+const struct at_op at_op_mul = {
+    "mul", 2, 2, 1, 1, 0, 2, like_first, mul_run, mul_grad, NULL,
+    { { .in = { { { 3, 4 } }, { { 3, 4 } } } } }
+};
+const struct at_op at_op_scale = {
+    "scale", 1, 1, 1, 1, 0, 1, like_first, scale_run, scale_grad, NULL,
+    { { .in = { { { 3, 4 } } }, .attr = { .s = -1.5 } } }
+};
+const struct at_op at_op_dropout = {
+    "dropout", 1, 1, 1, 0, 0, 1, dropout_shape, dropout_run, dropout_grad,
+    NULL, { { .in = { { { 5, 9 } } }, .attr = { .s = 0.4 } } }
+};

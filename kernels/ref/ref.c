@@ -1,0 +1,32 @@
+/* The reference table: the specification of every kernel. */
+#include "kernels/ref/ref.h"
+
+const struct at_kernels at_kernels_ref = {
+    .name = "ref",
+    .gemm = ref_gemm,
+    .bias_fwd = ref_bias_fwd,
+    .bias_bwd = ref_bias_bwd,
+    .rmsnorm_fwd = ref_rmsnorm_fwd,
+    .rmsnorm_bwd = ref_rmsnorm_bwd,
+    .layernorm_fwd = ref_layernorm_fwd,
+    .layernorm_bwd = ref_layernorm_bwd,
+    .rope = ref_rope,
+    .attn_fwd = ref_attn_fwd,
+    .attn_bwd = ref_attn_bwd,
+    .attn_cached = ref_attn_cached,
+    .act_fwd = ref_act_fwd,
+    .act_bwd = ref_act_bwd,
+    .glu_fwd = ref_glu_fwd,
+    .glu_bwd = ref_glu_bwd,
+    .add = ref_add,
+    .mul = ref_mul,
+    .scale = ref_scale,
+    .dropout = ref_dropout,
+    .rows_fwd = ref_rows_fwd,
+    .rows_bwd = ref_rows_bwd,
+    .xent_fwd = ref_xent_fwd,
+    .xent_fwd_bwd = ref_xent_fwd_bwd,
+    .adamw = ref_adamw,
+    .sgd = ref_sgd,
+    .sumsq = ref_sumsq,
+};

@@ -1,0 +1,81 @@
+/* models: decoder language models from one description.
+ *
+ * A model is a choice, not a mechanism: it allocates no device memory and
+ * knows no adapters; it is a page of at_* calls and a list of named sites.
+ * The description names the parts in which families differ; a new family is a
+ * row in families.c (and, for foreign files, its names).
+ *
+ * Letters: B batch, T time, N = B*T, C channels, H heads, G key/value heads,
+ * K head size, F feed-forward, V vocabulary, L layers.
+ *
+ * Parameters (shapes are [out, in]):
+ *   embed.weight [V,C]           pos.weight [P,C]            learned positions
+ *   blocks.I.attn_norm.weight    .bias                       [C]
+ *   blocks.I.attn.{q,k,v}_proj.weight  or  .qkv_proj.weight  (+ .bias)
+ *   blocks.I.attn.o_proj.weight  (+ .bias)
+ *   blocks.I.mlp_norm.weight     .bias
+ *   blocks.I.mlp.gate_proj.weight (gated)  .up_proj  .down_proj  (+ .bias)
+ *   norm.weight  .bias           head.weight [V,C]           when not tied
+ * Sites: blocks.I, blocks.I.attn, blocks.I.mlp and every *_proj.             */
+#ifndef AT_MODEL_H
+#define AT_MODEL_H
+
+#include "autograd/autograd.h"
+
+enum at_norm { AT_NORM_RMS, AT_NORM_LAYER };
+enum at_pos { AT_POS_ROPE, AT_POS_LEARNED };
+
+struct at_decoder {
+    const char *family;         /* "llama", "gpt2"                            */
+    size_t V, C, L, H, G, K, F;
+    size_t P;                   /* positions: the longest text                */
+    enum at_norm norm;
+    double norm_eps;
+    enum at_act act;
+    bool gated;                 /* mlp = down(act(gate x) * up x)             */
+    enum at_pos pos;
+    bool rope_half;             /* pairs (i, i+K/2), else (2i, 2i+1)          */
+    double rope_theta;
+    bool qkv_fused, bias, tied;
+    double init_std;            /* of drawn weights                           */
+};
+
+/* A description with the family's habits and no sizes; an unknown family is
+ * an error with the list.                                                    */
+int at_decoder_family(struct at_ctx *cx, const char *family,
+                      struct at_decoder *d);
+/* The names of all families, NULL-ended.                                     */
+const char *const *at_decoder_families(void);
+/* Checks sizes and fills those that follow (G 0: H; K 0: C/H; F 0: usual).   */
+int at_decoder_check(struct at_ctx *cx, struct at_decoder *d);
+/* Weights in all, without building.                                          */
+double at_decoder_params(const struct at_decoder *d);
+
+/* What the graph reads: tokens in rows of T for training ...                 */
+struct at_tokens {
+    struct at_val *ids, *pos, *first;   /* int32 [N]                          */
+    size_t B;
+    /* ... or single tokens against a cache, when cache is not NULL: first is
+     * NULL, row [N] says whose.  k[i], v[i] of layer i: [rows,G,T_max,K].    */
+    struct at_val *row;
+    struct at_val *const *cache_k, *const *cache_v;
+};
+
+struct at_decoder_options {
+    double dropout;             /* of residual branches and embeddings        */
+    bool recompute;             /* keep block inputs only                     */
+    const at_real *rope;        /* at_decoder_rope; NULL without rotary        */
+};
+
+/* cos and sin of every position and pair, [P,K/2,2], in arena a.             */
+int at_decoder_rope(struct at_ctx *cx, struct at_arena *a,
+                    const struct at_decoder *d, const at_real **cs);
+/* The hidden states after the final norm, [N,C].                             */
+struct at_val *at_decoder_hidden(struct at_graph *g,
+                                 const struct at_decoder *d,
+                                 const struct at_tokens *in,
+                                 const struct at_decoder_options *o);
+/* The weight that turns hidden states into logits, [V,C].                    */
+struct at_val *at_decoder_head(struct at_graph *g, const struct at_decoder *d);
+
+#endif
