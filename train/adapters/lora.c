@@ -1,0 +1,146 @@
+/* LoRA: a guest of linear sites that calls f and adds. */
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "train/adapters/lora.h"
+
+#include <math.h>
+#include <pcre2.h>
+#include <string.h>
+
+struct at_lora {
+    struct at_lora_settings set;
+    pcre2_code *targets;
+    pcre2_match_data *match;
+    size_t n_sites;
+};
+
+/* A guest in one graph. */
+struct visit { struct at_lora *l; bool train; };
+
+static const char tail_a[] = ".lora_a.weight", tail_b[] = ".lora_b.weight";
+
+int at_lora_create(struct at_ctx *cx, struct at_arena *arena,
+                   const struct at_lora_settings *s, struct at_lora **made)
+{
+    struct at_lora *l;
+    int code;
+    PCRE2_SIZE where;
+    if (s->rank < 1 || s->rank > 65536)
+        return at_fail(cx, AT_EINVAL, "lora.rank is %zu; it must be between 1 "
+                       "and 65536", s->rank);
+    l = at_alloc(cx, arena, sizeof *l);
+    if (!l)
+        return AT_ENOMEM;
+    l->set = *s;
+    l->targets = pcre2_compile((PCRE2_SPTR)s->targets, PCRE2_ZERO_TERMINATED,
+                               PCRE2_UTF, &code, &where, NULL);
+    if (!l->targets) {
+        PCRE2_UCHAR why[128] = "";
+        pcre2_get_error_message(code, why, sizeof why);
+        return at_fail(cx, AT_EINVAL, "lora.targets '%s': %s at character %zu",
+                       s->targets, (const char *)why, (size_t)where + 1);
+    }
+    l->match = pcre2_match_data_create(1, NULL);
+    if (!l->match) {
+        pcre2_code_free(l->targets);
+        return at_fail(cx, AT_ENOMEM, "out of memory: a pattern");
+    }
+    *made = l;
+    return AT_OK;
+}
+
+void at_lora_destroy(struct at_lora *l)
+{
+    if (!l)
+        return;
+    pcre2_match_data_free(l->match);
+    pcre2_code_free(l->targets);
+    l->match = NULL;
+    l->targets = NULL;
+}
+
+static bool wants(void *self, const char *site)
+{
+    const struct visit *v = self;
+    const char *dot = strrchr(site, '.');
+    /* Only linear layers: a pattern such as 'attn' must not wrap the block.  */
+    if (!dot || strlen(dot) < 5 || strcmp(dot + strlen(dot) - 5, "_proj") != 0)
+        return false;
+    return pcre2_match(v->l->targets, (PCRE2_SPTR)site, strlen(site), 0, 0,
+                       v->l->match, NULL) >= 0;
+}
+
+static struct at_val *around(struct at_graph *g, void *self, const char *site,
+                             at_fn *f, const void *f_self, struct at_val *x)
+{
+    const struct visit *v = self;
+    const struct at_lora_settings *s = &v->l->set;
+    const char *an = at_sprintf(g->cx, g->arena, "%s%s", site, tail_a);
+    const char *bn = at_sprintf(g->cx, g->arena, "%s%s", site, tail_b);
+    struct at_val *y = f(g, f_self, x), *a, *b, *h;
+    size_t in, out;
+    if (!y || !an || !bn)
+        return NULL;
+    in = x->shape.d[x->shape.n - 1];
+    out = y->shape.d[y->shape.n - 1];
+    a = at_weight(g, an, at_shape2(s->rank, in),
+                  (struct at_init){ AT_INIT_UNIFORM, 1 / sqrt((double)in) });
+    b = at_weight(g, bn, at_shape2(out, s->rank), (struct at_init){ 0 });
+    h = at_linear(g, at_dropout(g, x, v->train ? s->dropout : 0), a, NULL, 1);
+    v->l->n_sites++;
+    return at_linear_add(g, y, h, b, s->alpha / (double)s->rank);
+}
+
+int at_lora_attach(struct at_lora *l, struct at_graph *g, bool train)
+{
+    struct at_guest *guest = at_alloc(g->cx, g->arena, sizeof *guest);
+    struct visit *v = at_alloc(g->cx, g->arena, sizeof *v);
+    if (!guest || !v)
+        return AT_ENOMEM;
+    *v = (struct visit){ l, train };
+    *guest = (struct at_guest){ wants, around, v, g->guests };
+    g->guests = guest;
+    l->n_sites = 0;
+    return AT_OK;
+}
+
+static bool ends(const char *name, const char *tail)
+{
+    size_t n = strlen(name), t = strlen(tail);
+    return n > t && strcmp(name + n - t, tail) == 0;
+}
+
+bool at_lora_owns(const char *name)
+{
+    return ends(name, tail_a) || ends(name, tail_b);
+}
+
+size_t at_lora_sites(const struct at_lora *l)
+{
+    return l->n_sites;
+}
+
+int at_lora_merge(struct at_ctx *cx, const struct at_lora *l,
+                  struct at_params *ps, const struct at_kernels *k)
+{
+    for (size_t i = 0; i < ps->n; i++) {
+        const char *name = ps->p[i]->val.name;
+        struct at_param *a = ps->p[i], *b, *w;
+        size_t site = strlen(name) - strlen(tail_a);
+        char other[512];
+        if (!ends(name, tail_a) || site + sizeof tail_b > sizeof other)
+            continue;
+        snprintf(other, sizeof other, "%.*s%s", (int)site, name, tail_b);
+        b = at_param_find(ps, other);
+        snprintf(other, sizeof other, "%.*s.weight", (int)site, name);
+        w = at_param_find(ps, other);
+        if (!b || !w)
+            return at_fail(cx, AT_ENOENT, "%s: the adapter's other half or its "
+                           "weight is missing", name);
+        /* w [out,in] += s b [out,R] a [R,in] */
+        k->gemm(AT_NN, w->val.data, b->val.data, a->val.data,
+                b->val.shape.d[0], a->val.shape.d[1], a->val.shape.d[0],
+                (at_real)(l->set.alpha / (double)l->set.rank), 1);
+        memset(b->val.data, 0, at_shape_count(&b->val.shape) * sizeof(at_real));
+    }
+    return AT_OK;
+}
