@@ -1,0 +1,277 @@
+/* Every key of a recipe, one row each, and the rules between keys.  Printed as
+ * docs/recipes.md; `attune keys` prints it shorter.                          */
+#include "recipes/schema.h"
+
+#include <string.h>
+
+#define INT(lo, hi, def) AT_T_INT, lo, hi, def
+#define REAL(lo, hi, def) AT_T_REAL, lo, hi, def
+#define BOOL(def) AT_T_BOOL, 0, 0, def
+#define TEXT(kind, def) AT_T_##kind, 0, 0, def
+#define CHOICE(list, def) AT_T_CHOICE, 0, 0, def, .choices = list
+
+#define COUNT_MAX 1e15          /* steps, tokens: exact as a double           */
+
+const struct at_key_group at_key_groups[] = {
+    { "model", "What is trained: a model file to start from (`path`), or a "
+               "`family` and its sizes to train from scratch." },
+    { "data", "What it is trained on: a dataset made by `attune data`." },
+    { "batch", "How many tokens make a step: rows x length x accumulate." },
+    { "lora", "Low-rank adapters (LoRA): the model stays as it is and small "
+              "factors beside its weights are trained." },
+    { "optim", "The optimizer." },
+    { "schedule", "The learning rate over the steps of the run." },
+    { "train", "How long, and how." },
+    { "eval", "Measuring on documents that are not trained on." },
+    { "checkpoint", "Saving, so that a run can be resumed." },
+    { "log", "Metrics." },
+};
+const size_t at_n_key_groups = AT_COUNT(at_key_groups);
+
+const struct at_key at_keys[] = {
+    { "seed", INT(0, 9007199254740991.0, "0"),
+      .also = "random_seed",
+      .help = "Names the run's random numbers: the same seed, recipe and "
+              "thread count give the same bits." },
+    { "threads", INT(0, 4096, "0"), .also = "num_threads n_threads workers",
+      .help = "CPU threads; 0: all physical cores the process may use." },
+    { "device", CHOICE("cpu", "cpu"),
+      .help = "Where the arithmetic runs." },
+    { "backend", CHOICE("cpu|ref", "cpu"),
+      .help = "The kernels: cpu is fast, ref is the plain specification." },
+    { "run", TEXT(PATH, ""), .also = "output_dir out_dir output",
+      .help = "Directory the run writes to; by default runs/ and the recipe "
+              "file's name." },
+
+    { "model.path", TEXT(PATH, ""), .also = "model_name_or_path checkpoint",
+      .help = "Model file (HDF5) to start from." },
+    { "model.family", CHOICE("none|llama|gpt2", "none"),
+      .also = "model_type architecture arch",
+      .help = "Kind of model to train from scratch, instead of model.path." },
+    { "model.dim", INT(1, 131072, "288"), .with = "model.family",
+      .also = "hidden_size n_embd d_model",
+      .help = "Width of the model." },
+    { "model.layers", INT(1, 4096, "6"), .with = "model.family",
+      .also = "num_hidden_layers n_layer n_layers",
+      .help = "Number of blocks." },
+    { "model.heads", INT(1, 4096, "6"), .with = "model.family",
+      .also = "num_attention_heads n_head n_heads",
+      .help = "Attention heads; they share model.dim evenly." },
+    { "model.kv_heads", INT(0, 4096, "0"), .with = "model.family=llama",
+      .also = "num_key_value_heads n_kv_heads",
+      .help = "Key/value heads, shared by groups of heads; 0: as many as "
+              "heads." },
+    { "model.ff", INT(0, 1048576, "0"), .with = "model.family",
+      .also = "intermediate_size hidden_dim n_inner d_ff",
+      .help = "Width of the feed-forward part; 0: the family's usual." },
+    { "model.max_length", INT(1, 4194304, "256"), .unit = "tokens",
+      .with = "model.family",
+      .also = "max_position_embeddings n_positions n_ctx block_size",
+      .help = "The longest text the model can read." },
+    { "model.tie_embeddings", BOOL("true"), .with = "model.family",
+      .also = "tie_word_embeddings",
+      .help = "Whether input and output embeddings are one matrix." },
+    { "model.norm_eps", REAL(1e-12, 0.1, "1e-5"), .with = "model.family",
+      .also = "rms_norm_eps layer_norm_epsilon layer_norm_eps",
+      .help = "Added to the variance where activations are normalised." },
+    { "model.rope_theta", REAL(1.000001, 1e12, "10000"),
+      .with = "model.family=llama",
+      .help = "Base of the rotary position angles." },
+    { "model.tokenizer", TEXT(PATH, ""), .with = "model.family",
+      .also = "tokenizer_path tokenizer_name",
+      .help = "File to take the tokenizer from." },
+    { "model.init_std", REAL(0, 1, "0.02"), .with = "model.family",
+      .also = "initializer_range",
+      .help = "Standard deviation of the drawn initial weights." },
+
+    { "data.path", TEXT(PATH, ""), .required = true,
+      .also = "dataset dataset_path train_file train_data",
+      .help = "Dataset file (HDF5), made by `attune data`." },
+    { "data.pack", BOOL("true"), .also = "packing",
+      .help = "Put several short documents in one row; they never see each "
+              "other." },
+    { "data.shuffle", BOOL("true"),
+      .help = "Read the documents of every epoch in a new order." },
+    { "data.stream", BOOL("false"), .with = "data.pack",
+      .help = "Fill every row: a document is cut at the row's end and goes on "
+              "in the next row." },
+    { "data.validation", TEXT(PATH, ""), .also = "validation_file eval_file",
+      .help = "Dataset file to evaluate on; by default the share of data.path "
+              "set aside when it was made." },
+
+    { "batch.rows", INT(1, 1048576, "8"),
+      .also = "batch_size micro_batch_size per_device_train_batch_size",
+      .help = "Rows computed at once; more need more memory." },
+    { "batch.length", INT(1, 4194304, "256"), .unit = "tokens",
+      .also = "seq_len sequence_length max_seq_length cutoff_len "
+              "context_length",
+      .help = "Tokens of a row; longer documents are cut." },
+    { "batch.accumulate", INT(1, 1048576, "1"),
+      .also = "gradient_accumulation_steps grad_accum accumulation",
+      .help = "Batches that make one step; the result is that of one batch as "
+              "large." },
+
+    { "objective", CHOICE("lm|sft", "lm"), .also = "loss task",
+      .help = "lm: learn every token; sft: learn the tokens whose role in the "
+              "dataset says so (answers, not questions)." },
+
+    { "lora.rank", INT(0, 4096, "0"), .also = "r lora_r lora_rank",
+      .help = "Rank of the adapters; 0: no adapters, the model itself is "
+              "trained." },
+    { "lora.alpha", REAL(1e-6, 1e6, "16"), .with = "lora.rank",
+      .also = "lora_alpha",
+      .help = "The adapters' output is scaled by alpha / rank." },
+    { "lora.dropout", REAL(0, 0.99, "0"), .with = "lora.rank",
+      .also = "lora_dropout",
+      .help = "Share of the adapters' input dropped in training." },
+    { "lora.targets", TEXT(PATTERN, "attn\\.(q|k|v|qkv|o)_proj"),
+      .with = "lora.rank", .also = "target_modules lora_target_modules",
+      .help = "Sites that get an adapter, such as blocks.3.attn.q_proj: "
+              "searched in each site's name." },
+    { "lora.init", CHOICE("uniform", "uniform"), .with = "lora.rank",
+      .also = "init_lora_weights",
+      .help = "How the first factor starts (uniform: within 1/sqrt(width)); "
+              "the second starts at zero." },
+
+    { "freeze", TEXT(PATTERN, ""), .also = "frozen freeze_layers",
+      .help = "Parameters kept as they are: searched in each name, such as "
+              "blocks.0.mlp.up_proj.weight." },
+    { "train_only", TEXT(PATTERN, ""), .also = "trainable unfreeze",
+      .help = "Parameters trained, all others are kept; freeze takes from "
+              "these." },
+
+    { "optim.name", CHOICE("adamw|sgd", "adamw"), .also = "optimizer type",
+      .help = "adamw: AdamW; sgd: gradient descent, with momentum if asked." },
+    { "optim.lr", REAL(0, 100, "1e-4"), .also = "learning_rate",
+      .help = "Peak learning rate.  Usual: 5e-4 from scratch, 2e-5 for full "
+              "fine-tuning, 2e-4 for LoRA." },
+    { "optim.beta1", REAL(0, 0.999999999, "0.9"), .with = "optim.name=adamw",
+      .also = "adam_beta1 betas",
+      .help = "Memory of the mean gradient." },
+    { "optim.beta2", REAL(0, 0.999999999, "0.999"), .with = "optim.name=adamw",
+      .also = "adam_beta2",
+      .help = "Memory of the mean squared gradient; 0.95 is usual from "
+              "scratch." },
+    { "optim.eps", REAL(1e-20, 1, "1e-8"), .with = "optim.name=adamw",
+      .also = "epsilon adam_epsilon",
+      .help = "Added to the root of the mean squared gradient." },
+    { "optim.weight_decay", REAL(0, 100, "0"), .also = "wd",
+      .help = "Pull of the weights to zero, a share of them per unit of "
+              "learning rate." },
+    { "optim.decay", TEXT(PATTERN, ""), .with = "optim.weight_decay",
+      .help = "Parameters that get weight decay: searched in each name; by "
+              "default all of 2 or more dimensions (matrices, not biases and "
+              "norms)." },
+    { "optim.momentum", REAL(0, 0.999999999, "0"), .with = "optim.name=sgd",
+      .help = "Share of the last step kept in the next." },
+    { "optim.nesterov", BOOL("false"), .with = "optim.name=sgd",
+      .help = "Take the gradient where momentum leads." },
+    { "optim.clip", REAL(0, 1e9, "1"),
+      .also = "max_grad_norm grad_clip gradient_clip gradient_clipping",
+      .help = "Largest norm of a step's gradient; a larger one is scaled down; "
+              "0: no limit." },
+
+    { "schedule.name", CHOICE("constant|linear|cosine|wsd", "cosine"),
+      .also = "lr_scheduler_type lr_scheduler scheduler type",
+      .help = "constant; linear or cosine down to the end; wsd: constant, then "
+              "down over the last schedule.decay steps." },
+    { "schedule.warmup", INT(0, COUNT_MAX, "0"), .unit = "steps",
+      .also = "warmup_steps num_warmup_steps warmup_ratio",
+      .help = "Steps in which the rate rises to its peak." },
+    { "schedule.decay", INT(0, COUNT_MAX, "0"), .unit = "steps",
+      .with = "schedule.name=wsd", .also = "decay_steps",
+      .help = "Steps of the way down." },
+    { "schedule.min_ratio", REAL(0, 1, "0.1"),
+      .with = "schedule.name=linear|cosine|wsd",
+      .also = "min_lr min_lr_ratio min_lr_rate",
+      .help = "The last step's rate as a share of the peak." },
+
+    { "train.steps", INT(0, COUNT_MAX, "0"), .unit = "steps",
+      .also = "max_steps max_iters iterations",
+      .help = "Length of the run; either this or train.epochs." },
+    { "train.epochs", INT(0, 1000000, "0"), .unit = "epochs",
+      .also = "num_epochs num_train_epochs",
+      .help = "Length of the run as times through the data." },
+    { "train.recompute", CHOICE("none|block", "none"),
+      .also = "gradient_checkpointing activation_checkpointing",
+      .help = "block: keep only the blocks' inputs and compute the rest again "
+              "in the backward pass; less memory, about a third slower." },
+    { "train.dropout", REAL(0, 0.99, "0"),
+      .help = "Share of the activations dropped in training." },
+    { "train.on_nonfinite", CHOICE("stop|skip|rollback", "stop"),
+      .help = "When a loss or gradient is not finite: stop the run, skip the "
+              "step, or go back to the last checkpoint and skip the data." },
+
+    { "eval.every", INT(0, COUNT_MAX, "0"), .unit = "steps",
+      .also = "eval_steps eval_interval",
+      .help = "Steps between evaluations; 0: none." },
+    { "eval.batches", INT(0, COUNT_MAX, "0"), .unit = "batches",
+      .with = "eval.every", .also = "eval_iters eval_batches",
+      .help = "Batches of an evaluation; 0: all validation documents." },
+    { "eval.patience", INT(0, COUNT_MAX, "0"), .unit = "evaluations",
+      .with = "eval.every", .also = "early_stopping_patience early_stopping",
+      .help = "Stop after so many evaluations without a better loss; 0: "
+              "never." },
+    { "eval.min_delta", REAL(0, 1e9, "0"), .unit = "loss",
+      .with = "eval.patience", .also = "early_stopping_threshold",
+      .help = "How much lower a loss must be to count as better." },
+    { "eval.samples", TEXT(LIST, "[]"), .with = "eval.every", .also = "prompts",
+      .help = "Prompts continued by the model at every evaluation." },
+    { "eval.sample_tokens", INT(1, 1048576, "64"), .unit = "tokens",
+      .with = "eval.samples", .also = "max_new_tokens",
+      .help = "Length of a continuation." },
+
+    { "checkpoint.every", INT(0, COUNT_MAX, "1000"), .unit = "steps",
+      .also = "save_steps save_interval",
+      .help = "Steps between checkpoints; 0: only at the end." },
+    { "checkpoint.keep", INT(1, 1000000, "2"),
+      .also = "save_total_limit keep_last",
+      .help = "How many of the latest are kept." },
+    { "checkpoint.keep_best", BOOL("true"), .with = "eval.every",
+      .also = "load_best_model_at_end save_best",
+      .help = "Keep the one with the lowest evaluation loss as well." },
+
+    { "log.every", INT(1, COUNT_MAX, "1"), .unit = "steps",
+      .also = "logging_steps log_interval",
+      .help = "Steps between rows of the metrics." },
+};
+const size_t at_n_keys = AT_COUNT(at_keys);
+
+const struct at_rule at_rules[] = {
+    { AT_RULE_EITHER, "model.path", "model.family", .remedy =
+      "give a model file to start from, or a family to train from scratch" },
+    { AT_RULE_EITHER, "train.steps", "train.epochs", .remedy =
+      "give the length of the run in steps or in epochs" },
+    { AT_RULE_NEEDS, "optim.nesterov", "optim.momentum", .remedy =
+      "set optim.momentum above 0" },
+    { AT_RULE_WHEN, "schedule.name", "schedule.decay", .value = "wsd",
+      .remedy = "say how many steps the way down takes" },
+    { AT_RULE_SUM, "schedule.warmup", "schedule.decay", "train.steps",
+      .remedy = "the run would end before the schedule does" },
+    { AT_RULE_SUM, "batch.length", NULL, "model.max_length",
+      .remedy = "the model cannot read a row" },
+    { AT_RULE_DIVIDES, "model.heads", "model.dim", .remedy =
+      "the heads share the width evenly" },
+    { AT_RULE_DIVIDES, "model.kv_heads", "model.heads", .remedy =
+      "each key/value head serves as many heads as the next" },
+};
+const size_t at_n_rules = AT_COUNT(at_rules);
+
+const struct at_key *at_key_find(const char *name)
+{
+    for (size_t i = 0; i < AT_COUNT(at_keys); i++)
+        if (strcmp(at_keys[i].name, name) == 0)
+            return &at_keys[i];
+    return NULL;
+}
+
+const struct at_key_group *at_key_group_of(const struct at_key *k)
+{
+    const char *dot = strchr(k->name, '.');
+    for (size_t i = 0; dot && i < AT_COUNT(at_key_groups); i++)
+        if (strncmp(at_key_groups[i].name, k->name,
+                    (size_t)(dot - k->name)) == 0 &&
+            at_key_groups[i].name[dot - k->name] == '\0')
+            return &at_key_groups[i];
+    return NULL;
+}
