@@ -8,8 +8,7 @@
  *   - outputs never alias inputs unless the entry says "may alias";
  *   - a gradient output is overwritten, or added to when its acc_* is true;
  *     a NULL gradient output is not computed (its parameter is frozen);
- *   - the same bits whatever the number of threads, except gemm, which keeps
- *     them for one number of threads;
+ *   - the same bits whatever the number of threads;
  *   - threads: entries open their own OpenMP regions and are called from
  *     outside any parallel region;
  *   - NaN and Inf propagate to the outputs they touch;
@@ -174,8 +173,7 @@ extern const struct at_kernels at_kernels_ref;
 /* The table of the running machine: ISA chosen once by CPU features, or by
  * the environment's ATTUNE_ISA=v2|v3|v4 (an ISA the CPU lacks is refused).   */
 int at_kernels_cpu(struct at_ctx *cx, const struct at_kernels **k);
-/* What the choice rests on, for `attune doctor`: "avx512 (v4), OpenBLAS
- * 0.3.21 openmp SkylakeX".  NULL-terminated text, lives as long as cx->run.  */
+/* What was chosen, for `attune doctor`: "avx512 (v4)".                       */
 int at_kernels_describe(struct at_ctx *cx, const char **text);
 #endif
 /* "ref" or "cpu"; an unknown name is an error with the list.                 */

@@ -1,0 +1,288 @@
+/* Matrix products.  A task is a rectangle of y.  For each block of KC terms it
+ * copies its piece of b into panels NR columns wide, then MB rows of a at a
+ * time, and runs register tiles of MR x NR over them:
+ *
+ *              NR                    b panel [KC][NR], in L1
+ *        +-----------+
+ *     MR |  24 or 12 | += a block [MB][KC], in L2
+ *        |  vectors  |
+ *        +-----------+
+ *
+ * A term's place in the sum depends on K alone, so the bits do not depend on
+ * the threads.  Thin products (at most THIN rows and columns of weights) have
+ * their own loop: dot products with K in the lanes.                          */
+#include "kernels/cpu/vec.h"
+
+#include <omp.h>
+
+enum {
+    MR = W == 16 ? 8 : 4, NV = 3, NR = NV * W,
+    MB = 64, NB = 8 * NR, KC = 192, LD_A = KC + W,
+    THIN = 8,
+};
+
+struct mat { const float *at; size_t row, col; };   /* strides               */
+
+struct product {
+    float *y;
+    struct mat a, b;            /* a: row m, column k;  b: row k, column n    */
+    size_t M, N, K;
+    size_t y_row, y_col;        /* strides of y: one of them is 1             */
+    float alpha, beta;
+};
+
+/* y tile (+)= alpha acc, through `first` (beta) on the first block of K.      */
+HOT void tile_out(const struct product *p, size_t m, size_t n, const vec *acc,
+                  int R, int V, size_t cols, float beta)
+{
+    float *y = p->y + m * p->y_row + n * p->y_col;
+    if (p->y_col == 1 && cols >= (size_t)V * W) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++) {
+                float *at = y + (size_t)r * p->y_row + v * W;
+                vec x = acc[r * V + v] * p->alpha;
+                if (beta != 0)
+                    x += v_load(at) * beta;
+                v_store(at, x);
+            }
+        return;
+    }
+    for (int r = 0; r < R; r++) {
+        float row[NR], *at = y + (size_t)r * p->y_row;
+        for (int v = 0; v < V; v++)
+            v_store(row + v * W, acc[r * V + v] * p->alpha);
+        for (size_t c = 0; c < cols; c++) {
+            float *one = at + c * p->y_col;
+            *one = row[c] + (beta == 0 ? 0 : *one * beta);
+        }
+    }
+}
+
+HOT void tile(const struct product *p, size_t m, size_t n, const float *a,
+              const float *b, size_t ldb, size_t k, size_t cols, float beta,
+              const int R, const int V)
+{
+    vec acc[MR * NV];
+#pragma GCC unroll 32
+    for (int i = 0; i < R * V; i++)
+        acc[i] = (vec){ 0 };
+    v_outer(acc, R, V, a, LD_A, 1, b, ldb, k);
+    tile_out(p, m, n, acc, R, V, cols, beta);
+}
+
+/* Rows m .. m+rows-1 of one panel of at most V vectors.                      */
+HOT void panel(const struct product *p, size_t m, size_t rows, size_t n,
+               const float *a, const float *b, size_t ldb, size_t k,
+               size_t cols, float beta, const int V)
+{
+    size_t r = 0;
+    for (; r + MR <= rows; r += MR)
+        tile(p, m + r, n, a + r * LD_A, b, ldb, k, cols, beta, MR, V);
+    for (; r + 2 <= rows; r += 2)
+        tile(p, m + r, n, a + r * LD_A, b, ldb, k, cols, beta, 2, V);
+    if (r < rows)
+        tile(p, m + r, n, a + r * LD_A, b, ldb, k, cols, beta, 1, V);
+}
+
+/* rows x k of a, as rows LD_A apart.                                         */
+static void pack_a(float *to, const struct mat *a, size_t m, size_t rows,
+                   size_t k0, size_t k)
+{
+    const float *from = a->at + m * a->row + k0 * a->col;
+    if (a->col != 1) {
+        transpose(to, LD_A, from, a->col, k, rows);
+        return;
+    }
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < k; i += W)
+            v_store(to + r * LD_A + i, v_load_upto(from + r * a->row + i,
+                                                   least(W, k - i)));
+}
+
+/* k x cols (<= NR) of b, as rows NR apart, zero from cols on.                */
+static void pack_b(float *to, const struct mat *b, size_t k0, size_t k,
+                   size_t n, size_t cols)
+{
+    const float *from = b->at + k0 * b->row + n * b->col;
+    if (cols < NR)
+        memset(to, 0, k * NR * sizeof *to);
+    if (b->col != 1) {
+        transpose(to, NR, from, b->col, cols, k);
+        return;
+    }
+    for (size_t i = 0; i < k; i++)
+        for (size_t c = 0; c < cols; c += W)
+            v_store_upto(to + i * NR + c, v_load_upto(from + i * b->row + c,
+                                                      cols - c), cols - c);
+}
+
+/* y[m0..m1, n0..n1], n1 - n0 <= NB.  When few rows use b it is read in place. */
+static void rectangle(const struct product *p, size_t m0, size_t m1, size_t n0,
+                      size_t n1)
+{
+    float a[MB * LD_A], b[KC * NB];
+    size_t blocks = p->K > 0 ? (p->K + KC - 1) / KC : 1;
+    bool in_place = p->b.col == 1 && m1 - m0 <= 2 * MR;
+    for (size_t i = 0; i < blocks; i++) {
+        size_t k0 = p->K * i / blocks, k = p->K * (i + 1) / blocks - k0;
+        float beta = i == 0 ? p->beta : 1;
+        for (size_t n = n0; n < n1; n += NR)
+            if (!in_place || n1 - n < NR)
+                pack_b(b + (n - n0) * KC, &p->b, k0, k, n, least(NR, n1 - n));
+        for (size_t m = m0; m < m1; m += MB) {
+            size_t rows = least(MB, m1 - m);
+            pack_a(a, &p->a, m, rows, k0, k);
+            for (size_t n = n0; n < n1; n += NR) {
+                size_t cols = least(NR, n1 - n);
+                const float *from = b + (n - n0) * KC;
+                if (in_place && cols == NR)
+                    panel(p, m, rows, n, a, p->b.at + k0 * p->b.row + n,
+                          p->b.row, k, cols, beta, NV);
+                else if (cols > 2 * W)
+                    panel(p, m, rows, n, a, from, NR, k, cols, beta, NV);
+                else if (cols > W)
+                    panel(p, m, rows, n, a, from, NR, k, cols, beta, 2);
+                else
+                    panel(p, m, rows, n, a, from, NR, k, cols, beta, 1);
+            }
+        }
+    }
+}
+
+/* Cuts y into rectangles: the largest that still give every thread four.     */
+static void rectangles(const struct product *p)
+{
+    size_t want = 4 * (size_t)omp_get_max_threads(), rows = 1024, cols = NB;
+    size_t n_m, n_n;
+    for (;;) {
+        n_m = (p->M + rows - 1) / rows;
+        n_n = (p->N + cols - 1) / cols;
+        if (n_m * n_n >= want || (rows == MB && cols == NR))
+            break;
+        if (rows > 256 || cols == NR)
+            rows /= 2;
+        else
+            cols /= 2;
+    }
+#pragma omp parallel for schedule(dynamic) if (p->M * p->N * p->K > 1 << 18)
+    for (size_t i = 0; i < n_m * n_n; i++) {
+        size_t m = i % n_m * rows, n = i / n_m * cols;
+        rectangle(p, m, least(m + rows, p->M), n, least(n + cols, p->N));
+    }
+}
+
+/* Thin products: b[K, N <= THIN] stands on the stack as N rows, padded with
+ * zeros to C rows and whole vectors; K runs in the lanes.                    */
+enum {
+    DK = 2048,                          /* terms at a time                    */
+    DR = W == 16 ? 2 : 1,               /* rows of a at a time                */
+    DC = W == 4 ? 4 : 8,                /* most rows of b at a time           */
+};
+
+HOT void dots(const struct product *p, size_t m, const float *a, const float *b,
+              size_t n0, size_t k, float beta, const int R, const int C)
+{
+    vec acc[W] = { { 0 } };
+    float out[W];
+    for (size_t i = 0; i < k; i += W) {
+        vec x[DR];
+#pragma GCC unroll 2
+        for (int r = 0; r < R; r++)
+            x[r] = v_load_upto(a + (size_t)r * p->a.row + i, k - i);
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+            vec w = v_load(b + (size_t)c * DK + i);
+#pragma GCC unroll 2
+            for (int r = 0; r < R; r++)
+                acc[r * C + c] += x[r] * w;
+        }
+    }
+    v_store(out, v_sums(acc));
+    for (size_t r = 0; r < (size_t)R; r++)
+        for (size_t c = 0; c < (size_t)C && n0 + c < p->N; c++) {
+            float *y = p->y + (m + r) * p->y_row + (n0 + c) * p->y_col;
+            *y = p->alpha * out[r * (size_t)C + c] +
+                 (beta == 0 ? 0 : beta * *y);
+        }
+}
+
+HOT void dot_rows(const struct product *p, size_t m, size_t rows,
+                  const float *b, size_t n0, size_t k0, size_t k, float beta,
+                  const int C)
+{
+    const float *a = p->a.at + m * p->a.row + k0;
+    size_t r = 0;
+    for (; r + DR <= rows; r += DR)
+        dots(p, m + r, a + r * p->a.row, b, n0, k, beta, DR, C);
+    for (; r < rows; r++)
+        dots(p, m + r, a + r * p->a.row, b, n0, k, beta, 1, C);
+}
+
+static void thin(const struct product *p)
+{
+    enum { ROWS = 16 };
+    size_t N = least(THIN, p->N);
+    float b[THIN * DK];
+    for (size_t k0 = 0; k0 == 0 || k0 < p->K; k0 += DK) {
+        size_t k = least(DK, p->K - k0);
+        const float *from = p->b.at + k0 * p->b.row;
+        float beta = k0 == 0 ? p->beta : 1;
+        memset(b, 0, sizeof b);
+        if (p->b.row == 1)
+            for (size_t n = 0; n < N; n++)
+                memcpy(b + n * DK, from + n * p->b.col, k * sizeof *b);
+        else
+            transpose(b, DK, from, p->b.row, k, N);
+#pragma omp parallel for schedule(dynamic) if (p->M * N * k > 1 << 17)
+        for (size_t m = 0; m < p->M; m += ROWS) {
+            size_t rows = least(ROWS, p->M - m);
+            for (size_t n = 0; n < N; n += DC) {
+                const float *at = b + n * DK;
+                size_t cols = N - n;
+                if (cols > 4 && DC == 8)
+                    dot_rows(p, m, rows, at, n, k0, k, beta, DC);
+                else if (cols > 2)
+                    dot_rows(p, m, rows, at, n, k0, k, beta, 4);
+                else if (cols == 2)
+                    dot_rows(p, m, rows, at, n, k0, k, beta, 2);
+                else
+                    dot_rows(p, m, rows, at, n, k0, k, beta, 1);
+            }
+        }
+    }
+}
+
+/* y^T = b^T a^T                                                              */
+static struct product turned(const struct product *p)
+{
+    struct product t = *p;
+    t.a = (struct mat){ p->b.at, p->b.col, p->b.row };
+    t.b = (struct mat){ p->a.at, p->a.col, p->a.row };
+    t.M = p->N;
+    t.N = p->M;
+    t.y_row = p->y_col;
+    t.y_col = p->y_row;
+    return t;
+}
+
+static void gemm(enum at_gemm layout, float *restrict y,
+                 const float *restrict a, const float *restrict b, size_t M,
+                 size_t N, size_t K, float alpha, float beta)
+{
+    struct product p = {
+        y, { a, layout == AT_TN ? 1 : K, layout == AT_TN ? M : 1 },
+        { b, layout == AT_NT ? 1 : N, layout == AT_NT ? K : 1 },
+        M, N, K, N, 1, alpha, beta,
+    };
+    if (M == 0 || N == 0)
+        return;
+    if ((layout == AT_NT && M <= THIN && M < N) ||
+        (layout == AT_TN && N <= 2 * MR && N < M))
+        p = turned(&p);
+    if (p.N <= THIN && p.a.col == 1)
+        thin(&p);
+    else
+        rectangles(&p);
+}

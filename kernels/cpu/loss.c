@@ -1,0 +1,158 @@
+/* Cross-entropy and what runs over flat arrays: optimizers, the sum of
+ * squares.                                                                   */
+#include "kernels/cpu/vec.h"
+
+HOT float row_top(const float *x, size_t n)
+{
+    vec top[4] = { v_all(x[0]), v_all(x[0]), v_all(x[0]), v_all(x[0]) };
+    size_t i = 0;
+    for (; i + 4 * W <= n; i += 4 * W)
+        for (size_t j = 0; j < 4; j++)
+            top[j] = v_max(top[j], v_load(x + i + j * W));
+    for (; i + W <= n; i += W)
+        top[0] = v_max(top[0], v_load(x + i));
+    for (; i < n; i++)
+        top[1] = v_max(top[1], v_all(x[i]));
+    return v_top(v_max(v_max(top[0], top[1]), v_max(top[2], top[3])));
+}
+
+/* Sum of e^(x - top); the terms go to `keep` unless it is NULL (it may be x).
+ * The sums are floats within BLOCK elements and doubles across.              */
+HOT double exp_sum(const float *x, float *keep, float top, size_t n)
+{
+    enum { BLOCK = 4096 };
+    double sum = 0;
+    for (size_t i = 0; i < n; i += BLOCK) {
+        size_t m = least(BLOCK, n - i), j = 0;
+        vec part[4] = { { 0 } };
+        for (; j + 4 * W <= m; j += 4 * W)
+            for (size_t l = 0; l < 4; l++) {
+                size_t at = i + j + l * W;
+                vec e = v_exp2((v_load(x + at) - top) * log2_e);
+                part[l] += e;
+                if (keep)
+                    v_store(keep + at, e);
+            }
+        for (; j < m; j += W) {
+            size_t rest = m - j;
+            float e[W] = { 0 };
+            v_store(e, v_exp2((v_load_upto(x + i + j, rest) - top) * log2_e));
+            part[0] += v_load_upto(e, rest);
+            if (keep)
+                v_store_upto(keep + i + j, v_load(e), rest);
+        }
+        sum += (double)v_sum((part[0] + part[1]) + (part[2] + part[3]));
+    }
+    return sum;
+}
+
+static void xent_fwd(float *ce, const float *logits, const int32_t *target,
+                     size_t N, size_t V)
+{
+#pragma omp parallel for schedule(dynamic) if (N * V > 1 << 13)
+    for (size_t i = 0; i < N; i++) {
+        const float *row = logits + i * V;
+        float top;
+        if (target[i] < 0) {
+            ce[i] = 0;
+            continue;
+        }
+        top = row_top(row, V);
+        ce[i] = top + (float)log(exp_sum(row, NULL, top, V)) -
+                row[target[i]];
+    }
+}
+
+static void xent_fwd_bwd(float *ce, float *logits, const int32_t *target,
+                         const float *weight, size_t N, size_t V)
+{
+#pragma omp parallel for schedule(dynamic) if (N * V > 1 << 13)
+    for (size_t i = 0; i < N; i++) {
+        float *row = logits + i * V, top, at_target, s;
+        double sum;
+        if (target[i] < 0) {
+            ce[i] = 0;
+            memset(row, 0, V * sizeof *row);
+            continue;
+        }
+        at_target = row[target[i]];
+        top = row_top(row, V);
+        sum = exp_sum(row, row, top, V);
+        ce[i] = top + (float)log(sum) - at_target;
+        s = (float)((double)weight[i] / sum);
+        for (size_t j = 0; j < V; j += W)
+            v_store_upto(row + j, v_load_upto(row + j, V - j) * s, V - j);
+        row[target[i]] -= weight[i];
+    }
+}
+
+HOT vec v_sqrt(vec x)
+{
+    for (int i = 0; i < W; i++)
+        x[i] = sqrtf(x[i]);
+    return x;
+}
+
+enum { FLAT = 1 << 14 };        /* elements a thread takes at a time          */
+
+static void adamw(float *p, float *m, float *v, const float *g, size_t n,
+                  const struct at_adamw *s)
+{
+    float b1 = (float)s->beta1, b2 = (float)s->beta2, eps = (float)s->eps;
+    float gs = (float)s->grad_scale, decay = (float)(s->lr * s->weight_decay);
+    float c1 = (float)(s->lr / s->correct1), c2 = (float)(1 / s->correct2);
+#pragma omp parallel for schedule(dynamic) if (n > FLAT)
+    for (size_t i = 0; i < n; i += FLAT)
+        for (size_t j = i; j < least(i + FLAT, n); j += W) {
+            size_t k = n - j;
+            vec grad = v_load_upto(g + j, k) * gs, old = v_load_upto(p + j, k);
+            vec mean = b1 * v_load_upto(m + j, k) + (1 - b1) * grad;
+            vec var = b2 * v_load_upto(v + j, k) + (1 - b2) * grad * grad;
+            vec move = c1 * mean / (v_sqrt(var * c2) + eps) + decay * old;
+            v_store_upto(m + j, mean, k);
+            v_store_upto(v + j, var, k);
+            v_store_upto(p + j, old - move, k);
+        }
+}
+
+static void sgd(float *p, float *m, const float *g, size_t n,
+                const struct at_sgd *s)
+{
+    float gs = (float)s->grad_scale, decay = (float)s->weight_decay;
+    float mu = (float)s->momentum, lr = (float)s->lr;
+#pragma omp parallel for schedule(dynamic) if (n > FLAT)
+    for (size_t i = 0; i < n; i += FLAT)
+        for (size_t j = i; j < least(i + FLAT, n); j += W) {
+            size_t k = n - j;
+            vec old = v_load_upto(p + j, k);
+            vec move = v_load_upto(g + j, k) * gs + decay * old;
+            if (m) {
+                vec mean = mu * v_load_upto(m + j, k) + move;
+                v_store_upto(m + j, mean, k);
+                if (s->nesterov)
+                    move += mu * mean;
+                else
+                    move = mean;
+            }
+            v_store_upto(p + j, old - lr * move, k);
+        }
+}
+
+static double sumsq(const float *x, size_t n)
+{
+    enum { PARTS = 256 };
+    double part[PARTS], sum = 0;
+    size_t step = (n + PARTS - 1) / PARTS;
+#pragma omp parallel for schedule(dynamic, 4) if (n > FLAT)
+    for (size_t i = 0; i < PARTS; i++) {
+        size_t to = least(n, (i + 1) * step);
+        double s = 0;
+#pragma omp simd reduction(+ : s)
+        for (size_t j = i * step; j < to; j++)
+            s += (double)x[j] * (double)x[j];
+        part[i] = s;
+    }
+    for (size_t i = 0; i < PARTS; i++)
+        sum += part[i];
+    return sum;
+}
