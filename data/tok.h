@@ -1,0 +1,180 @@
+/* Inside the tokenizers: what their files share.  Not for other folders.
+ *
+ *   tok_llama2c.c  tok_gpt2.c  tok_train.c      make a draft
+ *           \          |          /
+ *            tok_blob.c: draft -> bytes -> struct at_tok (all checks here)
+ *                      |
+ *   tok_kind.c: a row for each kind   tok_split.c: text to words
+ *                      \                 /
+ *                       tok_code.c: coder, merging, decoding                */
+#ifndef AT_TOK_H
+#define AT_TOK_H
+
+#include "data/tokenizer.h"
+
+enum tok_type { TOK_NORMAL, TOK_BYTE, TOK_SPECIAL, TOK_TYPES };
+
+enum {
+    TOK_PIECE_MAX = 4096,       /* bytes of the longest piece                */
+    TOK_PATTERN_MAX = 4096,
+    TOK_VOCAB_MAX = 1 << 24,
+};
+
+#define TOK_NEVER UINT32_MAX    /* rank of a pair that is not merged         */
+
+struct tok_str { const char *s; size_t n; };
+
+/* ---- strings to numbers ------------------------------------------------------ */
+
+/* Open addressing over the caller's strings: slot holds index + 1.           */
+struct tok_table {
+    const struct tok_str *str;
+    uint32_t *slot;
+    size_t mask;
+};
+int tok_table_init(struct at_ctx *cx, struct at_arena *a, struct tok_table *t,
+                   const struct tok_str *str, size_t n);
+/* Adds str[i]; the index already there if an equal one is, else i.           */
+uint32_t tok_table_add(struct tok_table *t, uint32_t i);
+/* The index, or TOK_NEVER.                                                   */
+uint32_t tok_table_find(const struct tok_table *t, const char *s, size_t n);
+
+/* Finds special tokens in text.                                              */
+struct tok_finder {
+    struct tok_table table;
+    size_t *len, n_len;         /* the different lengths, longest first      */
+    bool first[256];            /* bytes that one begins with                */
+};
+/* Finds those str[i] with want[i]; want NULL: all.                           */
+int tok_finder_init(struct at_ctx *cx, struct at_arena *a,
+                    struct tok_finder *f, const struct tok_str *str,
+                    const bool *want, size_t n);
+/* Leftmost, then longest: its place and index; false: none in s[at..n).      */
+bool tok_finder_next(const struct tok_finder *f, const char *s, size_t n,
+                     size_t at, size_t *where, uint32_t *which);
+
+/* ---- a tokenizer -------------------------------------------------------------- */
+
+struct tok_pair { uint32_t left, right, rank, id; };    /* rank TOK_NEVER: free */
+
+struct at_tok {
+    const struct tok_kind *kind;
+    const unsigned char *blob;
+    size_t n_blob;
+    struct at_hash hash;
+    size_t n;
+    struct tok_str *piece;      /* [n]                                       */
+    const unsigned char *type;  /* [n] enum tok_type                         */
+    const unsigned char *score; /* [n] little-endian float32, or NULL        */
+    const unsigned char *merge; /* [n_merge][3] little-endian uint32         */
+    size_t n_merge;
+    const char *pattern;        /* NUL-terminated, or NULL                   */
+    int32_t bos, eos, pad;
+    int32_t byte_id[256];
+    struct tok_table words;     /* normal pieces                             */
+    struct tok_finder special;
+    struct tok_pair *pair;      /* open addressing                           */
+    size_t pair_mask;
+    bool cut;                   /* llama2c: no piece has a space inside      */
+};
+
+int tok_pairs_init(struct at_ctx *cx, struct at_arena *a, struct at_tok *t,
+                   size_t n);
+/* Keeps the smaller rank when the pair is there.                             */
+void tok_pair_add(struct at_tok *t, struct tok_pair p);
+static inline size_t tok_pair_slot(const struct at_tok *t, uint32_t left,
+                                   uint32_t right)
+{
+    uint64_t k = ((uint64_t)left << 32 | right) ^ t->hash.lo;
+    k *= UINT64_C(0x9E3779B97F4A7C15);
+    k ^= k >> 29;
+    k *= UINT64_C(0xBF58476D1CE4E5B9);
+    return (size_t)(k >> 32) & t->pair_mask;
+}
+/* The pair's row, or a free row (rank TOK_NEVER).                            */
+static inline const struct tok_pair *tok_pair_find(const struct at_tok *t,
+                                                   uint32_t left,
+                                                   uint32_t right)
+{
+    size_t i = tok_pair_slot(t, left, right);
+    while (t->pair[i].rank != TOK_NEVER &&
+           (t->pair[i].left != left || t->pair[i].right != right))
+        i = (i + 1) & t->pair_mask;
+    return &t->pair[i];
+}
+
+/* ---- drafts -------------------------------------------------------------------- */
+
+struct tok_merge { uint32_t left, right, into; };
+
+struct tok_draft {
+    const struct tok_kind *kind;
+    size_t n;
+    struct tok_str *piece;      /* [n]                                       */
+    unsigned char *type;        /* [n]                                       */
+    const float *score;         /* [n] if the kind has scores                */
+    const struct tok_merge *merge;
+    size_t n_merge;
+    const char *pattern;        /* if the kind has one                       */
+    int32_t bos, eos, pad;
+};
+int tok_draft_open(struct at_ctx *cx, struct at_arena *a,
+                   const struct tok_draft *d, struct at_tok **tok);
+
+/* ---- text to words --------------------------------------------------------------- */
+
+struct tok_regex;
+
+/* jit false: only to see that the pattern compiles.                          */
+int tok_regex_create(struct at_ctx *cx, const char *pattern, bool jit,
+                     struct tok_regex **re);
+void tok_regex_destroy(struct tok_regex *re);
+/* Tests: PCRE2 for every word, also where the ASCII scanner would do.        */
+void tok_regex_slow(struct tok_regex *re);
+
+struct tok_walk {               /* s, n set, the rest zero                   */
+    const char *s;
+    size_t n, at;
+    size_t from, to;            /* the stretch of valid UTF-8 around `at`    */
+};
+/* The next word is w->s[*start .. w->at).  1, or 0 at the end, or an error.  */
+int tok_walk_next(struct at_ctx *cx, struct tok_regex *re, struct tok_walk *w,
+                  size_t *start);
+/* A place at or before n where words of GPT-2's pattern may be cut, such that
+ * what follows does not matter: before a space byte that follows a non-space
+ * byte; 0: none.  lines: only before a line break.                           */
+size_t tok_cut(const char *s, size_t n, bool lines);
+
+/* ---- kinds -------------------------------------------------------------------------- */
+
+struct tok_symbol { uint32_t id, prev, next, rank, into; };
+
+struct tok_kind {
+    const char *name;
+    uint32_t code;              /* in the blob; never reused                 */
+    bool has_pattern, has_scores, has_merges;
+    bool dummy_space;           /* a space before the text                   */
+    /* Fills t->pair (and what else only this kind has), t->words is there.  */
+    int (*open)(struct at_ctx *cx, struct at_arena *a, struct at_tok *t);
+    /* Next word as tok_walk_next gives it; re is NULL without a pattern.    */
+    int (*walk)(struct at_ctx *cx, const struct at_tok *t,
+                struct tok_regex *re, struct tok_walk *w, size_t *start);
+    /* The ids of s[0..n) before any merge; room for n; how many.            */
+    size_t (*symbols)(const struct at_tok *t, const char *s, size_t n,
+                      struct tok_symbol *y);
+};
+extern const struct tok_kind tok_byte_bpe, tok_llama2c;
+/* NULL: no such kind.                                                        */
+const struct tok_kind *tok_kind_find(uint32_t code);
+
+/* The bytes in GPT-2's order (code points of its printable alphabet): the
+ * printable ones first.  order[i]: the i-th byte; point[b]: b's code point.  */
+void tok_byte_order(unsigned char order[256], uint32_t point[256]);
+
+static inline uint32_t tok_u32(const unsigned char *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+           (uint32_t)p[3] << 24;
+}
+
+#endif

@@ -1,0 +1,373 @@
+/* Encoding and decoding.
+ *
+ * A word is turned into symbols, and the pair with the least rank is merged,
+ * the leftmost of equals, until no pair has one.  The symbols are a list in
+ * an array; a heap holds (rank, place) of the pairs.  A heap entry is stale
+ * when the symbol at its place has another rank by now.
+ *
+ * Short words are kept in a cache of two-line sets: no memory is taken, the
+ * less recently found line of a set gives way.                               */
+#include "data/tok.h"
+
+#include <string.h>
+
+enum { KEY_MAX = 30, IDS_MAX = 8, SETS = 1 << 14 };
+
+struct line {
+    uint8_t n_key, n_id;            /* n_key 0: empty                        */
+    char key[KEY_MAX];
+    int32_t id[IDS_MAX];
+};
+_Static_assert(sizeof(struct line) == 64, "a line is a cache line");
+
+struct at_tok_coder {
+    const struct at_tok *tok;
+    struct tok_regex *re;           /* NULL: the kind has no pattern         */
+    struct line (*cache)[2];        /* [SETS]                                */
+    size_t cache_bytes;
+    struct tok_symbol *y;
+    uint64_t *heap;                 /* rank << 32 | place, least first       */
+    char *first;                    /* the first word behind a dummy space   */
+    size_t cap_y, cap_heap, cap_first, n_heap;
+};
+
+int at_tok_coder_create(struct at_ctx *cx, const struct at_tok *tok,
+                        struct at_tok_coder **coder)
+{
+    struct at_tok_coder *c = NULL;
+    size_t one = 0, sets = 0;
+    int rc = at_grow(cx, &c, &one, 1, sizeof *c);
+    if (rc < 0)
+        return rc;
+    *c = (struct at_tok_coder){ .tok = tok };
+    rc = at_grow(cx, &c->cache, &sets, SETS, sizeof *c->cache);
+    if (rc == AT_OK) {
+        memset(c->cache, 0, SETS * sizeof *c->cache);
+        if (tok->pattern)
+            rc = tok_regex_create(cx, tok->pattern, true, &c->re);
+    }
+    if (rc < 0) {
+        at_tok_coder_destroy(c);
+        return rc;
+    }
+    *coder = c;
+    return AT_OK;
+}
+
+void at_tok_coder_destroy(struct at_tok_coder *c)
+{
+    if (!c)
+        return;
+    tok_regex_destroy(c->re);
+    at_free(c->cache);
+    at_free(c->y);
+    at_free(c->heap);
+    at_free(c->first);
+    at_free(c);
+}
+
+void at_tok_ids_finish(struct at_tok_ids *ids)
+{
+    at_free(ids->id);
+    at_free(ids->start);
+    *ids = (struct at_tok_ids){ 0 };
+}
+
+/* ---- merging ------------------------------------------------------------------- */
+
+static void sift_down(uint64_t *heap, size_t n, size_t i)
+{
+    uint64_t v = heap[i];
+    for (size_t kid; (kid = 2 * i + 1) < n; i = kid) {
+        if (kid + 1 < n && heap[kid + 1] < heap[kid])
+            kid++;
+        if (heap[kid] >= v)
+            break;
+        heap[i] = heap[kid];
+    }
+    heap[i] = v;
+}
+
+static void push(struct at_tok_coder *c, uint64_t v)
+{
+    size_t i = c->n_heap++;
+    while (i > 0 && c->heap[(i - 1) / 2] > v) {
+        c->heap[i] = c->heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    c->heap[i] = v;
+}
+
+static uint64_t pop(struct at_tok_coder *c)
+{
+    uint64_t least = c->heap[0];
+    c->heap[0] = c->heap[--c->n_heap];
+    sift_down(c->heap, c->n_heap, 0);
+    return least;
+}
+
+/* Looks up the pair that begins at symbol i; true: it can be merged.         */
+static bool look(struct at_tok_coder *c, uint32_t i)
+{
+    struct tok_symbol *y = &c->y[i];
+    const struct tok_pair *p;
+    y->rank = TOK_NEVER;
+    if (y->next == UINT32_MAX)
+        return false;
+    p = tok_pair_find(c->tok, y->id, c->y[y->next].id);
+    y->rank = p->rank;
+    y->into = p->id;
+    return y->rank != TOK_NEVER;
+}
+
+static uint64_t entry(const struct at_tok_coder *c, uint32_t i)
+{
+    return (uint64_t)c->y[i].rank << 32 | i;
+}
+
+static void merge_at(struct at_tok_coder *c, uint32_t i)
+{
+    struct tok_symbol *y = &c->y[i], *gone = &c->y[y->next];
+    y->id = y->into;
+    y->next = gone->next;
+    gone->rank = TOK_NEVER;
+    if (y->next != UINT32_MAX)
+        c->y[y->next].prev = i;
+    if (look(c, i))
+        push(c, entry(c, i));
+    if (y->prev != UINT32_MAX && look(c, y->prev))
+        push(c, entry(c, y->prev));
+}
+
+/* Merges c->y[0..n), whose ids are set; the list of what is left begins at 0.
+ * The heap holds at most 2n entries: a merge pops one and pushes two.        */
+static void merge(struct at_tok_coder *c, uint32_t n)
+{
+    c->n_heap = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        c->y[i].prev = i ? i - 1 : UINT32_MAX;
+        c->y[i].next = i + 1 < n ? i + 1 : UINT32_MAX;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        if (look(c, i))
+            c->heap[c->n_heap++] = entry(c, i);
+    for (size_t i = c->n_heap / 2; i-- > 0;)
+        sift_down(c->heap, c->n_heap, i);
+    while (c->n_heap) {
+        uint64_t e = pop(c);
+        uint32_t i = (uint32_t)e;
+        if (c->y[i].rank == e >> 32)
+            merge_at(c, i);
+    }
+}
+
+/* ---- words ---------------------------------------------------------------------- */
+
+static int room(struct at_ctx *cx, struct at_tok_ids *ids, size_t more)
+{
+    int rc = at_grow(cx, &ids->id, &ids->cap_id, ids->n + more,
+                     sizeof *ids->id);
+    if (rc < 0)
+        return rc;
+    return at_grow(cx, &ids->start, &ids->cap_start, ids->n + more,
+                   sizeof *ids->start);
+}
+
+/* One token whose bytes begin at text byte `at`, which is -1 for those that
+ * begin with the dummy space.                                                */
+static void append(struct at_tok_ids *ids, int32_t id, int64_t at)
+{
+    ids->id[ids->n] = id;
+    ids->start[ids->n++] = at < 0 ? 0 : (uint32_t)at;
+}
+
+static int append_word(struct at_ctx *cx, const struct at_tok *tok,
+                       struct at_tok_ids *ids, const int32_t *id, size_t n,
+                       int64_t at)
+{
+    int rc = room(cx, ids, n);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < n; i++) {
+        append(ids, id[i], at);
+        at += (int64_t)tok->piece[id[i]].n;
+    }
+    return AT_OK;
+}
+
+/* The line that holds s, moved to the front of its set; or the line to fill. */
+static struct line *cached(struct at_tok_coder *c, const char *s, size_t n)
+{
+    struct line *set = c->cache[at_hash(s, n).lo % SETS], other;
+    if (set[0].n_key == n && memcmp(set[0].key, s, n) == 0)
+        return &set[0];
+    other = set[1];
+    set[1] = set[0];
+    set[0] = other;
+    if (other.n_key != n || memcmp(other.key, s, n) != 0)
+        set[0].n_key = 0;
+    return &set[0];
+}
+
+static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
+                       const char *s, size_t n, int64_t at,
+                       struct at_tok_ids *ids)
+{
+    const struct at_tok *tok = c->tok;
+    struct line *line = n <= KEY_MAX ? cached(c, s, n) : NULL;
+    size_t n_y, first = ids->n;
+    int rc;
+    if (line && line->n_key)
+        return append_word(cx, tok, ids, line->id, line->n_id, at);
+    if ((rc = at_grow(cx, &c->y, &c->cap_y, n, sizeof *c->y)) < 0 ||
+        (rc = at_grow(cx, &c->heap, &c->cap_heap, 2 * n,
+                      sizeof *c->heap)) < 0)
+        return rc;
+    n_y = tok->kind->symbols(tok, s, n, c->y);
+    merge(c, (uint32_t)n_y);
+    rc = room(cx, ids, n_y);
+    if (rc < 0)
+        return rc;
+    for (uint32_t i = 0; i != UINT32_MAX; i = c->y[i].next) {
+        append(ids, (int32_t)c->y[i].id, at);
+        at += (int64_t)tok->piece[c->y[i].id].n;
+    }
+    if (line && ids->n - first <= IDS_MAX) {
+        line->n_key = (uint8_t)n;
+        line->n_id = (uint8_t)(ids->n - first);
+        memcpy(line->key, s, n);
+        memcpy(line->id, ids->id + first, line->n_id * sizeof *line->id);
+    }
+    return AT_OK;
+}
+
+/* ---- texts ----------------------------------------------------------------------- */
+
+/* The first word with a space before it.                                     */
+static int encode_first(struct at_ctx *cx, struct at_tok_coder *c,
+                        const char *s, size_t n, struct at_tok_ids *ids)
+{
+    int rc = at_grow(cx, &c->first, &c->cap_first, n + 1, 1);
+    if (rc < 0)
+        return rc;
+    c->first[0] = ' ';
+    memcpy(c->first + 1, s, n);
+    return encode_word(cx, c, c->first, n + 1, -1, ids);
+}
+
+/* text[from..to) without special tokens.                                     */
+static int encode_part(struct at_ctx *cx, struct at_tok_coder *c,
+                       const char *text, size_t from, size_t to, bool dummy,
+                       struct at_tok_ids *ids)
+{
+    struct tok_walk w = { .s = text + from, .n = to - from };
+    size_t start;
+    int rc;
+    while ((rc = c->tok->kind->walk(cx, c->tok, c->re, &w, &start)) > 0) {
+        if (dummy)
+            rc = encode_first(cx, c, w.s + start, w.at - start, ids);
+        else
+            rc = encode_word(cx, c, w.s + start, w.at - start,
+                             (int64_t)(from + start), ids);
+        dummy = false;
+        if (rc < 0)
+            return rc;
+    }
+    return rc;
+}
+
+static int encode_text(struct at_ctx *cx, struct at_tok_coder *c,
+                       const char *text, size_t n, unsigned flags,
+                       struct at_tok_ids *ids)
+{
+    bool dummy = c->tok->kind->dummy_space && !(flags & AT_TOK_CONTINUE);
+    size_t at = 0, where;
+    uint32_t which;
+    int rc;
+    if (flags & AT_TOK_SPECIAL)
+        while (tok_finder_next(&c->tok->special, text, n, at, &where,
+                               &which)) {
+            if ((rc = encode_part(cx, c, text, at, where, dummy && at == 0,
+                                  ids)) < 0 ||
+                (rc = room(cx, ids, 1)) < 0)
+                return rc;
+            append(ids, (int32_t)which, (int64_t)where);
+            at = where + c->tok->piece[which].n;
+        }
+    return encode_part(cx, c, text, at, n, dummy && at == 0, ids);
+}
+
+static int add_end(struct at_ctx *cx, const struct at_tok *tok, int32_t id,
+                   const char *name, size_t at, struct at_tok_ids *ids)
+{
+    int rc;
+    if (id == AT_TOK_NONE)
+        return at_fail(cx, AT_EINVAL, "the tokenizer (%s) has no %s token",
+                       tok->kind->name, name);
+    rc = room(cx, ids, 1);
+    if (rc == AT_OK)
+        append(ids, id, (int64_t)at);
+    return rc;
+}
+
+int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *c, const char *text,
+                  size_t n, unsigned flags, struct at_tok_ids *ids)
+{
+    const struct at_tok *tok = c->tok;
+    size_t before = ids->n;
+    int rc = AT_OK;
+    if (n >= UINT32_MAX)
+        return at_fail(cx, AT_EINVAL, "a text of %zu bytes is too long to "
+                       "encode at once; cut it", n);
+    if (flags & AT_TOK_BOS)
+        rc = add_end(cx, tok, tok->bos, "bos", 0, ids);
+    if (rc == AT_OK)
+        rc = encode_text(cx, c, text, n, flags, ids);
+    if (rc == AT_OK && (flags & AT_TOK_EOS))
+        rc = add_end(cx, tok, tok->eos, "eos", n, ids);
+    if (rc < 0)
+        ids->n = before;
+    return rc;
+}
+
+/* ---- decoding --------------------------------------------------------------------- */
+
+const char *at_tok_step(const struct at_tok *tok, int32_t prev, int32_t id,
+                        size_t *n)
+{
+    const char *s = at_tok_piece(tok, id, n);
+    if (s && tok->kind->dummy_space && tok->type[id] == TOK_NORMAL &&
+        s[0] == ' ' && (prev == AT_TOK_NONE || prev == tok->bos)) {
+        s++;
+        --*n;
+    }
+    return s;
+}
+
+int at_tok_decode(struct at_ctx *cx, struct at_arena *a,
+                  const struct at_tok *tok, const int32_t *ids, size_t n,
+                  bool skip_special, char **text, size_t *n_text)
+{
+    size_t total = 0, len;
+    char *to, *p;
+    for (size_t i = 0; i < n; i++) {
+        if (!at_tok_piece(tok, ids[i], &len))
+            return at_fail(cx, AT_EINVAL, "token %zu is %d; the tokenizer has "
+                           "%zu tokens", i, ids[i], tok->n);
+        total += len;
+    }
+    p = to = at_alloc(cx, a, total + 1);
+    if (!to)
+        return AT_ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        const char *s = at_tok_step(tok, i ? ids[i - 1] : AT_TOK_NONE, ids[i],
+                                    &len);
+        if (skip_special && tok->type[ids[i]] == TOK_SPECIAL)
+            continue;
+        memcpy(p, s, len);
+        p += len;
+    }
+    *text = to;
+    *n_text = (size_t)(p - to);
+    return AT_OK;
+}
