@@ -145,6 +145,23 @@ int tok_walk_next(struct at_ctx *cx, struct tok_regex *re, struct tok_walk *w,
  * byte; 0: none.  lines: only before a line break.                           */
 size_t tok_cut(const char *s, size_t n, bool lines);
 
+/* ---- words of a corpus ------------------------------------------------------------- */
+
+struct tok_word { uint64_t hash, count; size_t at, n; };    /* count 0: free   */
+
+struct tok_words {
+    struct tok_word *slot;      /* [cap] open addressing, free ones between  */
+    size_t n, cap;
+    char *bytes;                /* word i is bytes[slot[i].at ..]            */
+    size_t n_bytes, cap_bytes;
+};
+void tok_words_finish(struct tok_words *w);
+/* Counts the words of all texts between special tokens, cx->n_threads wide.
+ * w is zero at first; call finish on it also after a failure.               */
+int tok_words_count(struct at_ctx *cx, at_tok_next_fn *next, void *self,
+                    const char *pattern, const struct tok_finder *special,
+                    struct tok_words *w);
+
 /* ---- kinds -------------------------------------------------------------------------- */
 
 struct tok_symbol { uint32_t id, prev, next, rank, into; };

@@ -146,7 +146,7 @@ static int read_merges(struct at_ctx *cx, struct at_arena *a, const char *path,
 
 /* ---- both ---------------------------------------------------------------------- */
 
-static int read_both(struct at_ctx *cx, struct at_arena *a, const char *json,
+static int read_root(struct at_ctx *cx, struct at_arena *a, const char *json,
                      json_t *root, const char *bpe, struct tok_draft *d)
 {
     static const char end[] = "<|endoftext|>";
@@ -168,13 +168,10 @@ static int read_both(struct at_ctx *cx, struct at_arena *a, const char *json,
     return AT_OK;
 }
 
-int at_tok_load_gpt2(struct at_ctx *cx, struct at_arena *a,
-                     const char *encoder_json, const char *vocab_bpe,
-                     struct at_tok **tok)
+static int read_draft(struct at_ctx *cx, struct at_arena *a,
+                      const char *encoder_json, const char *vocab_bpe,
+                      struct tok_draft *d)
 {
-    struct tok_draft d = { .kind = &tok_byte_bpe, .bos = AT_TOK_NONE,
-                           .eos = AT_TOK_NONE, .pad = AT_TOK_NONE,
-                           .pattern = at_tok_gpt2_pattern };
     json_error_t why;
     json_t *root;
     char *file;
@@ -186,10 +183,22 @@ int at_tok_load_gpt2(struct at_ctx *cx, struct at_arena *a,
     if (!root)
         return at_fail(cx, AT_EFORMAT, "%s:%d:%d: %s", encoder_json, why.line,
                        why.column, why.text);
-    rc = read_both(cx, a, encoder_json, root, vocab_bpe, &d);
+    rc = read_root(cx, a, encoder_json, root, vocab_bpe, d);
     json_decref(root);
-    if (rc == AT_OK)
-        rc = tok_draft_open(cx, a, &d, tok);
-    return rc < 0 ? at_note(cx, rc, "reading %s and %s", encoder_json,
-                            vocab_bpe) : AT_OK;
+    return rc;
+}
+
+int at_tok_load_gpt2(struct at_ctx *cx, struct at_arena *a,
+                     const char *encoder_json, const char *vocab_bpe,
+                     struct at_tok **tok)
+{
+    struct tok_draft d = { .kind = &tok_byte_bpe, .bos = AT_TOK_NONE,
+                           .eos = AT_TOK_NONE, .pad = AT_TOK_NONE,
+                           .pattern = at_tok_gpt2_pattern };
+    struct at_arena work = { 0 };
+    int rc = read_draft(cx, &work, encoder_json, vocab_bpe, &d);
+    if (rc == AT_OK && (rc = tok_draft_open(cx, a, &d, tok)) < 0)
+        at_note(cx, rc, "reading %s and %s", encoder_json, vocab_bpe);
+    at_arena_finish(&work);
+    return rc;
 }

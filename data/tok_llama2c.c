@@ -55,43 +55,51 @@ static int name_reserved(struct at_ctx *cx, struct at_arena *a,
     return AT_OK;
 }
 
-int at_tok_load_llama2c(struct at_ctx *cx, struct at_arena *a,
-                        const char *path, size_t vocab_size,
-                        struct at_tok **tok)
+static int read_draft(struct at_ctx *cx, struct at_arena *a, const char *path,
+                      struct tok_draft *d)
 {
-    struct tok_draft d = { .kind = &tok_llama2c, .n = vocab_size, .bos = BOS,
-                           .eos = EOS, .pad = AT_TOK_NONE };
     char *file;
     size_t n_file, at = 4;
     float *score;
     int rc;
-    if (vocab_size < FIRST || vocab_size > TOK_VOCAB_MAX)
-        return at_fail(cx, AT_EINVAL, "a vocabulary of %zu tokens: llama2.c's "
-                       "have from %d to %d", vocab_size, FIRST, TOK_VOCAB_MAX);
     rc = at_read_file(cx, a, path, 0, &file, &n_file);
     if (rc < 0)
         return rc;
-    score = at_alloc_n(cx, a, d.n, sizeof *score);
-    d.piece = at_alloc_n(cx, a, d.n, sizeof *d.piece);
-    d.type = at_alloc_n(cx, a, d.n, sizeof *d.type);
-    if (!score || !d.piece || !d.type)
+    score = at_alloc_n(cx, a, d->n, sizeof *score);
+    d->piece = at_alloc_n(cx, a, d->n, sizeof *d->piece);
+    d->type = at_alloc_n(cx, a, d->n, sizeof *d->type);
+    if (!score || !d->piece || !d->type)
         return AT_ENOMEM;
     if (n_file < 4)
         return broken(cx, path, 0, "is not there: the file is cut short");
-    for (size_t i = 0; i < d.n; i++) {
+    for (size_t i = 0; i < d->n; i++) {
         rc = take_token(cx, path, file, n_file, &at, i, &score[i],
-                        &d.piece[i]);
+                        &d->piece[i]);
         if (rc < 0)
             return rc;
     }
     if (at != n_file)
         return at_fail(cx, AT_EFORMAT, "%s: %zu bytes are left after %zu "
                        "tokens; the vocabulary is larger", path, n_file - at,
-                       d.n);
-    d.score = score;
-    rc = name_reserved(cx, a, path, &d);
-    if (rc < 0)
-        return rc;
-    rc = tok_draft_open(cx, a, &d, tok);
-    return rc < 0 ? at_note(cx, rc, "reading %s", path) : AT_OK;
+                       d->n);
+    d->score = score;
+    return name_reserved(cx, a, path, d);
+}
+
+int at_tok_load_llama2c(struct at_ctx *cx, struct at_arena *a,
+                        const char *path, size_t vocab_size,
+                        struct at_tok **tok)
+{
+    struct tok_draft d = { .kind = &tok_llama2c, .n = vocab_size, .bos = BOS,
+                           .eos = EOS, .pad = AT_TOK_NONE };
+    struct at_arena work = { 0 };
+    int rc;
+    if (vocab_size < FIRST || vocab_size > TOK_VOCAB_MAX)
+        return at_fail(cx, AT_EINVAL, "a vocabulary of %zu tokens: llama2.c's "
+                       "have from %d to %d", vocab_size, FIRST, TOK_VOCAB_MAX);
+    rc = read_draft(cx, &work, path, &d);
+    if (rc == AT_OK && (rc = tok_draft_open(cx, a, &d, tok)) < 0)
+        at_note(cx, rc, "reading %s", path);
+    at_arena_finish(&work);
+    return rc;
 }
