@@ -332,16 +332,23 @@ int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *c, const char *text,
 
 /* ---- decoding --------------------------------------------------------------------- */
 
-const char *at_tok_step(const struct at_tok *tok, int32_t prev, int32_t id,
+/* What token id adds, at the beginning of a text or later.                   */
+static const char *adds(const struct at_tok *tok, bool beginning, int32_t id,
                         size_t *n)
 {
     const char *s = at_tok_piece(tok, id, n);
-    if (s && tok->kind->dummy_space && tok->type[id] == TOK_NORMAL &&
-        s[0] == ' ' && (prev == AT_TOK_NONE || prev == tok->bos)) {
+    if (s && beginning && tok->kind->dummy_space && s[0] == ' ' &&
+        tok->type[id] != TOK_SPECIAL) {
         s++;
         --*n;
     }
     return s;
+}
+
+const char *at_tok_step(const struct at_tok *tok, int32_t prev, int32_t id,
+                        size_t *n)
+{
+    return adds(tok, prev == AT_TOK_NONE || prev == tok->bos, id, n);
 }
 
 int at_tok_decode(struct at_ctx *cx, struct at_arena *a,
@@ -349,6 +356,7 @@ int at_tok_decode(struct at_ctx *cx, struct at_arena *a,
                   bool skip_special, char **text, size_t *n_text)
 {
     size_t total = 0, len;
+    bool beginning = true;
     char *to, *p;
     for (size_t i = 0; i < n; i++) {
         if (!at_tok_piece(tok, ids[i], &len))
@@ -360,8 +368,8 @@ int at_tok_decode(struct at_ctx *cx, struct at_arena *a,
     if (!to)
         return AT_ENOMEM;
     for (size_t i = 0; i < n; i++) {
-        const char *s = at_tok_step(tok, i ? ids[i - 1] : AT_TOK_NONE, ids[i],
-                                    &len);
+        const char *s = adds(tok, beginning, ids[i], &len);
+        beginning = beginning && ids[i] == tok->bos;
         if (skip_special && tok->type[ids[i]] == TOK_SPECIAL)
             continue;
         memcpy(p, s, len);

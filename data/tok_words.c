@@ -280,12 +280,12 @@ static int fill(struct at_ctx *cx, struct at_tok_files *s)
 {
     size_t n;
     int rc;
-    memmove(s->buf, s->buf + s->carry, s->have - s->carry);
-    s->have -= s->carry;
-    s->carry = 0;
     rc = at_grow(cx, &s->buf, &s->cap, s->have + STRETCH, 1);
     if (rc < 0)
         return rc;
+    s->have -= s->carry;
+    memmove(s->buf, s->buf + s->carry, s->have);
+    s->carry = 0;
     n = fread(s->buf + s->have, 1, STRETCH, s->f);
     if (ferror(s->f))
         return at_fail_errno(cx, errno, "%s: cannot be read",

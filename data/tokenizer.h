@@ -146,8 +146,9 @@ int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *coder,
  * out of range.                                                              */
 const char *at_tok_step(const struct at_tok *tok, int32_t prev, int32_t id,
                         size_t *n);
-/* All of them, NUL-terminated, in arena a.  skip_special leaves special
- * tokens out.  An id out of range is AT_EINVAL.                              */
+/* All of them, NUL-terminated, in arena a; the dummy space goes only where
+ * nothing but bos came before.  skip_special leaves special tokens out.  An
+ * id out of range is AT_EINVAL.                                              */
 int at_tok_decode(struct at_ctx *cx, struct at_arena *a,
                   const struct at_tok *tok, const int32_t *ids, size_t n,
                   bool skip_special, char **text, size_t *n_text);
