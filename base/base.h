@@ -225,6 +225,15 @@ const char *at_did_you_mean(const char *word, const char *const *candidates,
 /* "3.21 GiB" into buf; returns buf.                                          */
 const char *at_bytes_text(char buf[32], double n_bytes);
 
+/* ---- patterns ------------------------------------------------------------ */
+
+/* A PCRE2 pattern (UTF-8), searched anywhere in a text.                      */
+struct at_pattern;
+int at_pattern_create(struct at_ctx *cx, const char *pattern,
+                      struct at_pattern **p);
+bool at_pattern_finds(const struct at_pattern *p, const char *text);
+void at_pattern_destroy(struct at_pattern *p);
+
 /* ---- time and machine --------------------------------------------------- */
 
 double at_now_s(void);              /* monotonic                             */

@@ -149,9 +149,9 @@ void at_step_eval(struct at_step *st, const struct at_batch *b,
     sum_ce(&st->eval, b, sum);
 }
 
-const at_real *at_step_ce(const struct at_step *st, bool train)
+const at_real *at_step_ce(const struct at_step *st)
 {
-    return (train ? st->train : st->eval).ce->data;
+    return st->eval.ce->data;
 }
 
 /* "documents 17, 23" of the batch, at most a few. */

@@ -67,8 +67,8 @@ void at_step_eval(struct at_step *st, const struct at_batch *b,
                   struct at_eval_sum *sum);
 void at_step_destroy(struct at_step *st);
 
-/* The cross-entropy of each position of the batch run last, [N]; 0 where there
- * is no target.                                                              */
-const at_real *at_step_ce(const struct at_step *st, bool train);
+/* The cross-entropy of each position of the batch evaluated last, [N]; 0 where
+ * there is no target.                                                        */
+const at_real *at_step_ce(const struct at_step *st);
 
 #endif

@@ -1,15 +1,12 @@
 /* LoRA: a guest of linear sites that calls f and adds. */
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "train/adapters/lora.h"
 
 #include <math.h>
-#include <pcre2.h>
 #include <string.h>
 
 struct at_lora {
     struct at_lora_settings set;
-    pcre2_code *targets;
-    pcre2_match_data *match;
+    struct at_pattern *targets;
     size_t n_sites;
 };
 
@@ -22,8 +19,7 @@ int at_lora_create(struct at_ctx *cx, struct at_arena *arena,
                    const struct at_lora_settings *s, struct at_lora **made)
 {
     struct at_lora *l;
-    int code;
-    PCRE2_SIZE where;
+    int rc;
     if (s->rank < 1 || s->rank > 65536)
         return at_fail(cx, AT_EINVAL, "lora.rank is %zu; it must be between 1 "
                        "and 65536", s->rank);
@@ -31,19 +27,9 @@ int at_lora_create(struct at_ctx *cx, struct at_arena *arena,
     if (!l)
         return AT_ENOMEM;
     l->set = *s;
-    l->targets = pcre2_compile((PCRE2_SPTR)s->targets, PCRE2_ZERO_TERMINATED,
-                               PCRE2_UTF, &code, &where, NULL);
-    if (!l->targets) {
-        PCRE2_UCHAR why[128] = "";
-        pcre2_get_error_message(code, why, sizeof why);
-        return at_fail(cx, AT_EINVAL, "lora.targets '%s': %s at character %zu",
-                       s->targets, (const char *)why, (size_t)where + 1);
-    }
-    l->match = pcre2_match_data_create(1, NULL);
-    if (!l->match) {
-        pcre2_code_free(l->targets);
-        return at_fail(cx, AT_ENOMEM, "out of memory: a pattern");
-    }
+    rc = at_pattern_create(cx, s->targets, &l->targets);
+    if (rc < 0)
+        return at_note(cx, rc, "reading lora.targets");
     *made = l;
     return AT_OK;
 }
@@ -52,9 +38,7 @@ void at_lora_destroy(struct at_lora *l)
 {
     if (!l)
         return;
-    pcre2_match_data_free(l->match);
-    pcre2_code_free(l->targets);
-    l->match = NULL;
+    at_pattern_destroy(l->targets);
     l->targets = NULL;
 }
 
@@ -65,8 +49,7 @@ static bool wants(void *self, const char *site)
     /* Only linear layers: a pattern such as 'attn' must not wrap the block.  */
     if (!dot || strlen(dot) < 5 || strcmp(dot + strlen(dot) - 5, "_proj") != 0)
         return false;
-    return pcre2_match(v->l->targets, (PCRE2_SPTR)site, strlen(site), 0, 0,
-                       v->l->match, NULL) >= 0;
+    return at_pattern_finds(v->l->targets, site);
 }
 
 static struct at_val *around(struct at_graph *g, void *self, const char *site,

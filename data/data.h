@@ -1,0 +1,133 @@
+/* data: text into token datasets, datasets into batches.  Host arrays only.
+ *
+ * A dataset (HDF5, kind "dataset") holds documents as token ids with the role
+ * of every token, so that what is trained on can be seen and is decided by
+ * role, never by searching for markers.  It carries its tokenizer and the
+ * hashes of its sources and template.                                        */
+#ifndef AT_DATA_H
+#define AT_DATA_H
+
+#include "base/base.h"
+#include "data/h5.h"
+#include "data/tokenizer.h"
+
+enum at_role { AT_ROLE_BOS, AT_ROLE_PROMPT, AT_ROLE_COMPLETION, AT_ROLE_TEXT,
+               AT_ROLE_EOS, AT_ROLES };
+enum at_split { AT_TRAIN, AT_VALIDATION, AT_SPLITS };
+
+extern const char *const at_role_names[AT_ROLES];
+
+/* How texts begin, everywhere: with bos, unless bos is eos (GPT-2), which only
+ * ends them.  Flags for at_tok_encode.                                       */
+unsigned at_data_flags(const struct at_tok *tok);
+
+/* ---- making a dataset ---------------------------------------------------- */
+
+struct at_data_options {
+    const char *const *inputs;  /* .jsonl, .json (an array), or plain text    */
+    size_t n_inputs;
+    const char *out;
+    const struct at_tok *tok;
+    /* Text of a JSON sample: keys in braces, "{question}\n{answer}"; NULL: by
+     * the keys of the first sample.  completion: the key whose text is trained
+     * on; NULL: completion, answer, output or response.                      */
+    const char *template, *completion;
+    const char *separator;      /* plain text: ends a document; NULL: none    */
+    size_t max_length;          /* tokens a document; longer: pairs are cut at
+                                   their end, texts become several            */
+    double validation;          /* share of documents, by hash of their text  */
+    double max_cut;             /* share of pairs that may be cut or emptied  */
+    bool skip_bad;              /* bad samples are counted, not fatal         */
+    int n_threads;
+};
+
+struct at_data_stats {
+    uint64_t bytes, n_docs[AT_SPLITS], n_tokens, role[AT_ROLES];
+    uint64_t cut, cut_tokens, emptied, bad;
+    char template[512], first_bad[512];
+    bool pairs;
+};
+
+/* Called now and then; total 0: not known.                                   */
+typedef void at_data_progress(void *self, uint64_t done_bytes,
+                              uint64_t total_bytes, uint64_t n_docs);
+
+/* On failure, an interrupt included, nothing is left behind.                 */
+int at_data_build(struct at_ctx *cx, const struct at_data_options *o,
+                  at_data_progress *progress, void *self,
+                  struct at_data_stats *stats);
+
+/* ---- a dataset ----------------------------------------------------------- */
+
+struct at_data {
+    struct at_h5 *f;
+    struct at_tok *tok;
+    char tok_hash[33];
+    const char *sources, *template; /* for people: one source a line          */
+    uint64_t n_docs, n_tokens, longest, role[AT_ROLES];
+    uint64_t *offset;           /* [n_docs+1]                                 */
+    uint64_t *doc[AT_SPLITS], n_split[AT_SPLITS];   /* documents of a split   */
+    enum at_h5_type id_type;
+    bool pairs;                 /* prompts and completions                    */
+};
+
+/* Verifies every array.  Lives in arena a; at_data_close.                    */
+int at_data_open(struct at_ctx *cx, struct at_arena *a, const char *path,
+                 struct at_data **d);
+void at_data_close(struct at_data *d);
+/* Tokens [from, from+n) of the dataset; ids or roles may be NULL.            */
+int at_data_read(struct at_ctx *cx, const struct at_data *d, uint64_t from,
+                 size_t n, int32_t *ids, uint8_t *roles);
+/* Appends document `doc` as text, trained tokens between marks.              */
+int at_data_show(struct at_ctx *cx, const struct at_data *d, uint64_t doc,
+                 bool all_roles, bool colour, struct at_text *t);
+
+/* ---- batches -------------------------------------------------------------- */
+
+/* Where a loader stands: the next document is number `index` of the epoch's
+ * order, from its token `offset` on.                                         */
+struct at_cursor { uint64_t epoch, index, offset; };
+
+struct at_batch {               /* N = rows * length                          */
+    size_t rows, length, n_tokens, n_targets;
+    int32_t *ids;               /* padding: 0                                 */
+    int32_t *targets;           /* next token of the document; -1: not trained */
+    int32_t *pos;               /* place in the document's piece              */
+    int32_t *first;             /* first index of that piece in the batch     */
+    int64_t *doc;               /* document, -1: padding                      */
+    struct at_cursor from, to;  /* before and after                           */
+    bool last;                  /* of a single pass                           */
+};
+
+enum at_packing {
+    AT_PACK_NONE,               /* a document a row                           */
+    AT_PACK_DOCS,               /* whole documents while they fit             */
+    AT_PACK_STREAM,             /* rows are full: documents go on in the next */
+};
+
+struct at_loader_options {
+    enum at_split split;
+    enum at_packing packing;
+    size_t rows, length;
+    size_t hold;                /* batches the caller reads at once; 0: 1     */
+    bool shuffle, once;         /* once: a single pass, then batch.last       */
+    bool all_roles;             /* train on all but bos; else as roles say:
+                                   completion, text, eos                      */
+    uint64_t seed;
+};
+
+struct at_loader;
+
+/* Takes a thread and two batches of memory.                                  */
+int at_loader_create(struct at_ctx *cx, const struct at_data *d,
+                     const struct at_loader_options *o, struct at_loader **l);
+void at_loader_destroy(struct at_loader *l);
+void at_loader_seek(struct at_loader *l, struct at_cursor to);
+/* The next batch; the last o.hold of them are valid.                         */
+int at_loader_next(struct at_ctx *cx, struct at_loader *l,
+                   const struct at_batch **b);
+/* Rows that the given epoch makes.                                           */
+uint64_t at_loader_rows(const struct at_loader *l, uint64_t epoch);
+size_t at_loader_bytes(const struct at_loader_options *o);
+
+#endif

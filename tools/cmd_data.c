@@ -1,0 +1,361 @@
+/* attune data, inspect, tokenizer, tokenize. */
+#include "data/data.h"
+#include "tools/cmds.h"
+#include "train/model_file.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- data ---------------------------------------------------------------------- */
+
+struct data_args {
+    const char *tokenizer, *template, *completion, *separator;
+    int64_t max_length, threads;
+    double validation, max_cut;
+    bool skip_bad, quiet;
+};
+
+static const struct opt data_opts[] = {
+    { "--tokenizer", OPT_TEXT, offsetof(struct data_args, tokenizer), "FILE",
+      "model, dataset or tokenizer file to take the tokenizer from (needed)" },
+    { "--template", OPT_TEXT, offsetof(struct data_args, template), "TEXT",
+      "how a JSON sample reads: keys in braces, '{question}\\n{answer}'" },
+    { "--completion", OPT_TEXT, offsetof(struct data_args, completion), "KEY",
+      "the key that is trained on (completion, answer, output, response)" },
+    { "--separator", OPT_TEXT, offsetof(struct data_args, separator), "TEXT",
+      "what ends a document in plain text" },
+    { "--max-length", OPT_INT, offsetof(struct data_args, max_length), "N",
+      "tokens a document may have (1024)" },
+    { "--max-cut", OPT_REAL, offsetof(struct data_args, max_cut), "SHARE",
+      "share of samples that may be cut or lost to that (0.05)" },
+    { "--validation", OPT_REAL, offsetof(struct data_args, validation), "SHARE",
+      "share of documents set aside, by hash of their text (0.05)" },
+    { "--skip-bad", OPT_FLAG, offsetof(struct data_args, skip_bad), NULL,
+      "leave bad samples out and count them" },
+    { "--threads", OPT_INT, offsetof(struct data_args, threads), "N",
+      "CPU threads (all)" },
+    { "--quiet", OPT_FLAG, offsetof(struct data_args, quiet), NULL,
+      "print nothing but errors" },
+};
+
+static void data_defaults(void *args)
+{
+    struct data_args *a = args;
+    a->max_length = 1024;
+    a->max_cut = 0.05;
+    a->validation = 0.05;
+}
+
+struct bar { double start_s, last_s; };
+
+static void show_bar(void *self, uint64_t done, uint64_t total, uint64_t docs)
+{
+    struct bar *b = self;
+    double now = at_now_s(), share;
+    if (now - b->last_s < 0.2 && done < total)
+        return;
+    b->last_s = now;
+    share = total ? (double)done / (double)total : 0;
+    fprintf(stderr, "\r%3.0f %% | %llu documents | %.1f MB/s | %.0f s left\033[K",
+            100 * share, (unsigned long long)docs,
+            (double)done * 1e-6 / fmax(now - b->start_s, 1e-6),
+            share > 0 ? (now - b->start_s) * (1 - share) / share : 0);
+}
+
+static void print_roles(const uint64_t role[AT_ROLES])
+{
+    uint64_t all = 0;
+    for (int i = 0; i < AT_ROLES; i++)
+        all += role[i];
+    for (int i = 0; i < AT_ROLES; i++)
+        if (role[i])
+            printf("  %-12s %10llu tokens %6.2f %%\n", at_role_names[i],
+                   (unsigned long long)role[i],
+                   100.0 * (double)role[i] / (double)all);
+}
+
+static void print_stats(const char *out, const struct at_data_stats *s)
+{
+    printf("%s: %llu training and %llu validation documents, %llu tokens\n",
+           out, (unsigned long long)s->n_docs[AT_TRAIN],
+           (unsigned long long)s->n_docs[AT_VALIDATION],
+           (unsigned long long)s->n_tokens);
+    printf("  read as      %s\n", s->template);
+    print_roles(s->role);
+    if (s->cut)
+        printf("  cut          %llu samples lost %llu tokens at their end\n",
+               (unsigned long long)s->cut, (unsigned long long)s->cut_tokens);
+    if (s->emptied)
+        printf("  emptied      %llu samples had nothing left to train on\n",
+               (unsigned long long)s->emptied);
+    if (s->bad)
+        printf("  bad          %llu samples left out; the first: %s\n",
+               (unsigned long long)s->bad, s->first_bad);
+}
+
+static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    const struct data_args *a = args;
+    struct at_data_options o = {
+        .inputs = (const char *const *)pos, .n_inputs = (size_t)n - 1,
+        .out = pos[n - 1], .template = a->template,
+        .completion = a->completion, .separator = a->separator,
+        .max_length = (size_t)a->max_length, .validation = a->validation,
+        .max_cut = a->max_cut, .skip_bad = a->skip_bad,
+    };
+    struct at_data_stats stats;
+    struct at_tok *tok;
+    struct bar bar = { .start_s = at_now_s() };
+    bool show = !a->quiet && isatty(2);
+    int rc;
+    if (!a->tokenizer)
+        return at_fail(cx, AT_EINVAL, "--tokenizer FILE is needed: the model "
+                       "the dataset is for, or a file by 'attune tokenizer'");
+    if (a->max_length < 2 || a->max_length > 1 << 22)
+        return at_fail(cx, AT_EINVAL, "--max-length is %lld; it must be between "
+                       "2 and %d", (long long)a->max_length, 1 << 22);
+    rc = at_model_tokenizer(cx, &cx->run, a->tokenizer, &tok);
+    if (rc == AT_OK)
+        rc = at_threads_start(cx, (int)a->threads);
+    if (rc < 0)
+        return rc;
+    o.tok = tok;
+    o.n_threads = cx->n_threads;
+    rc = at_data_build(cx, &o, show ? show_bar : NULL, &bar, &stats);
+    if (show)
+        fprintf(stderr, "\r\033[K");
+    if (rc == AT_OK && !a->quiet)
+        print_stats(o.out, &stats);
+    return rc;
+}
+
+const struct cmd cmd_data = {
+    "data", "INPUT ... OUT.h5", "make a dataset of JSON lines or plain text",
+    2, 4096, data_opts, AT_COUNT(data_opts), sizeof(struct data_args),
+    data_defaults, data
+};
+
+/* ---- inspect ---------------------------------------------------------------------- */
+
+struct inspect_args { int64_t sample, document; bool all_roles; };
+
+static const struct opt inspect_opts[] = {
+    { "--sample", OPT_INT, offsetof(struct inspect_args, sample), "N",
+      "show N documents of a dataset, what is trained on between marks" },
+    { "--document", OPT_INT, offsetof(struct inspect_args, document), "I",
+      "show this document" },
+    { "--all-roles", OPT_FLAG, offsetof(struct inspect_args, all_roles), NULL,
+      "mark as 'objective: lm' trains: every token" },
+};
+
+static void inspect_defaults(void *args)
+{
+    ((struct inspect_args *)args)->document = -1;
+}
+
+static int show_document(struct at_ctx *cx, const struct at_data *d,
+                         uint64_t doc, bool all_roles)
+{
+    struct at_text t = { 0 };
+    int rc = at_data_show(cx, d, doc, all_roles, isatty(1) != 0, &t);
+    if (rc == AT_OK)
+        fwrite(t.s, 1, t.n, stdout);
+    at_text_finish(&t);
+    return rc;
+}
+
+static int inspect_dataset(struct at_ctx *cx, const struct inspect_args *a,
+                           const char *path)
+{
+    struct at_rng rng = { 0, AT_RNG_SHUFFLE, 99 };
+    struct at_data *d;
+    int rc = at_data_open(cx, &cx->run, path, &d);
+    if (rc < 0)
+        return rc;
+    printf("%s: dataset, %llu training and %llu validation documents, %llu "
+           "tokens, the longest has %llu\n", path,
+           (unsigned long long)d->n_split[AT_TRAIN],
+           (unsigned long long)d->n_split[AT_VALIDATION],
+           (unsigned long long)d->n_tokens, (unsigned long long)d->longest);
+    printf("  read as      %s\n  tokenizer    %s, %zu tokens, %s\n",
+           d->template, at_tok_kind(d->tok), at_tok_size(d->tok), d->tok_hash);
+    print_roles(d->role);
+    printf("sources (path, hash, bytes):\n%s", d->sources);
+    if (a->document >= 0)
+        rc = show_document(cx, d, (uint64_t)a->document, a->all_roles);
+    for (int64_t i = 0; i < a->sample && rc == AT_OK &&
+                        (uint64_t)i < d->n_docs; i++)
+        rc = show_document(cx, d, at_rng_permute(&rng, 0, (uint64_t)i,
+                                                 d->n_docs), a->all_roles);
+    at_data_close(d);
+    return rc;
+}
+
+static int inspect_arrays(struct at_ctx *cx, const char *path)
+{
+    const char *const *names;
+    struct at_h5 *f;
+    size_t n;
+    int rc = at_h5_open(cx, path, NULL, &f);
+    if (rc < 0)
+        return rc;
+    printf("%s: %s\n", path, at_h5_kind(f));
+    rc = at_h5_names(cx, f, "", &cx->run, &names, &n);
+    for (size_t i = 0; i < n && rc == AT_OK; i++) {
+        struct at_h5_info info;
+        rc = at_h5_info(cx, f, names[i], &info);
+        if (rc == AT_OK)
+            rc = at_h5_verify(cx, f, names[i]);
+        if (rc < 0)
+            break;
+        printf("  %-48s [", names[i]);
+        for (size_t k = 0; k < info.n_dims; k++)
+            printf(k ? ",%zu" : "%zu", info.d[k]);
+        printf("] whole\n");
+    }
+    at_h5_close(f);
+    return rc;
+}
+
+static int inspect(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    struct at_h5 *f;
+    bool dataset;
+    int rc = at_h5_open(cx, pos[0], NULL, &f);
+    (void)n;
+    if (rc < 0)
+        return rc;
+    dataset = strcmp(at_h5_kind(f), "dataset") == 0;
+    at_h5_close(f);
+    return dataset ? inspect_dataset(cx, args, pos[0])
+                   : inspect_arrays(cx, pos[0]);
+}
+
+const struct cmd cmd_inspect = {
+    "inspect", "FILE.h5", "say what is in a file, and verify it", 1, 1,
+    inspect_opts, AT_COUNT(inspect_opts), sizeof(struct inspect_args),
+    inspect_defaults, inspect
+};
+
+/* ---- tokenizer, tokenize -------------------------------------------------------------- */
+
+struct tokenizer_args { int64_t vocab; const char *encoder, *merges; };
+
+static const struct opt tokenizer_opts[] = {
+    { "--vocab", OPT_INT, offsetof(struct tokenizer_args, vocab), "N",
+      "tokens in all (4096)" },
+    { "--encoder", OPT_TEXT, offsetof(struct tokenizer_args, encoder), "FILE",
+      "take GPT-2's encoder.json instead of training (with --merges)" },
+    { "--merges", OPT_TEXT, offsetof(struct tokenizer_args, merges), "FILE",
+      "GPT-2's vocab.bpe" },
+};
+
+static void tokenizer_defaults(void *args)
+{
+    ((struct tokenizer_args *)args)->vocab = 4096;
+}
+
+static int write_tokenizer(struct at_ctx *cx, const char *path,
+                           const struct at_tok *tok)
+{
+    size_t n;
+    const void *blob = at_tok_save(tok, &n);
+    struct at_h5 *f;
+    int rc = at_h5_create(cx, path, "tokenizer", &f);
+    if (rc < 0)
+        return rc;
+    rc = at_h5_put_bytes(cx, f, "tokenizer", blob, n);
+    if (rc < 0) {
+        at_h5_close(f);
+        return rc;
+    }
+    return at_h5_commit(cx, f);
+}
+
+static int train_tokenizer(struct at_ctx *cx, const struct tokenizer_args *a,
+                           char *const *inputs, int n, struct at_tok **tok)
+{
+    static const char *const special[] = { "<|endoftext|>" };
+    struct at_tok_files files = { .paths = (const char *const *)inputs,
+                                  .n = (size_t)n };
+    struct at_tok_training how = {
+        .vocab_size = (size_t)a->vocab, .special = special, .n_special = 1,
+        .bos = 0, .eos = 0, .pad = AT_TOK_NONE, .min_count = 2,
+    };
+    int rc;
+    if (n < 1)
+        return at_fail(cx, AT_EINVAL, "a text to train on is needed, or "
+                       "--encoder and --merges");
+    if (a->vocab < 257 || a->vocab > 1 << 22)
+        return at_fail(cx, AT_EINVAL, "--vocab is %lld; it must be between 257 "
+                       "and %d", (long long)a->vocab, 1 << 22);
+    rc = at_threads_start(cx, 0);
+    if (rc == AT_OK)
+        rc = at_tok_train(cx, &cx->run, at_tok_files_next, &files, &how, tok);
+    at_tok_files_finish(&files);
+    return rc;
+}
+
+static int tokenizer(struct at_ctx *cx, const void *args, char *const *pos,
+                     int n)
+{
+    const struct tokenizer_args *a = args;
+    struct at_tok *tok;
+    int rc;
+    if ((a->encoder != NULL) != (a->merges != NULL))
+        return at_fail(cx, AT_EINVAL, "--encoder and --merges go together");
+    rc = a->encoder ? at_tok_load_gpt2(cx, &cx->run, a->encoder, a->merges,
+                                       &tok)
+                    : train_tokenizer(cx, a, pos, n - 1, &tok);
+    if (rc == AT_OK)
+        rc = write_tokenizer(cx, pos[n - 1], tok);
+    if (rc == AT_OK)
+        printf("%s: %s, %zu tokens\n", pos[n - 1], at_tok_kind(tok),
+               at_tok_size(tok));
+    return rc;
+}
+
+const struct cmd cmd_tokenizer = {
+    "tokenizer", "[TEXT ...] OUT.h5", "train a byte-level BPE tokenizer", 1,
+    4096, tokenizer_opts, AT_COUNT(tokenizer_opts),
+    sizeof(struct tokenizer_args), tokenizer_defaults, tokenizer
+};
+
+struct tokenize_args { const char *model; };
+
+static const struct opt tokenize_opts[] = {
+    { "--model", OPT_TEXT, offsetof(struct tokenize_args, model), "FILE",
+      "model, dataset or tokenizer file (needed)" },
+};
+
+static int tokenize(struct at_ctx *cx, const void *args, char *const *pos,
+                    int n)
+{
+    const struct tokenize_args *a = args;
+    struct at_tok_ids ids = { 0 };
+    struct at_tok_coder *coder = NULL;
+    struct at_tok *tok;
+    int rc;
+    (void)n;
+    if (!a->model)
+        return at_fail(cx, AT_EINVAL, "--model FILE is needed");
+    rc = at_model_tokenizer(cx, &cx->run, a->model, &tok);
+    if (rc == AT_OK)
+        rc = at_tok_coder_create(cx, tok, &coder);
+    if (rc == AT_OK)
+        rc = at_tok_encode(cx, coder, pos[0], strlen(pos[0]),
+                           at_data_flags(tok), &ids);
+    for (size_t i = 0; i < ids.n && rc == AT_OK; i++)
+        printf(i ? " %d" : "%d", ids.id[i]);
+    if (rc == AT_OK)
+        printf("\n");
+    at_tok_ids_finish(&ids);
+    at_tok_coder_destroy(coder);
+    return rc;
+}
+
+const struct cmd cmd_tokenize = {
+    "tokenize", "TEXT", "print the token ids of a text", 1, 1, tokenize_opts,
+    AT_COUNT(tokenize_opts), sizeof(struct tokenize_args), NULL, tokenize
+};

@@ -1,0 +1,424 @@
+/* attune import, generate, eval, merge. */
+#include "data/data.h"
+#include "tools/cmds.h"
+#include "train/infer.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- import ---------------------------------------------------------------------- */
+
+static int import(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    int rc;
+    (void)args;
+    if (strcmp(pos[0], "llama2c") != 0)
+        return at_fail(cx, AT_EINVAL, "import '%s': only llama2c is known",
+                       pos[0]);
+    if (n != 4)
+        return at_fail(cx, AT_EINVAL, "usage: attune import llama2c WEIGHTS.bin "
+                       "TOKENIZER.bin OUT.h5");
+    rc = at_model_import_llama2c(cx, pos[1], pos[2], pos[3]);
+    if (rc == AT_OK)
+        printf("%s: written\n", pos[3]);
+    return rc;
+}
+
+const struct cmd cmd_import = {
+    "import", "llama2c WEIGHTS.bin TOKENIZER.bin OUT.h5",
+    "make a model file of a foreign one", 1, 4, NULL, 0, 0, NULL, import
+};
+
+/* ---- generate -------------------------------------------------------------------- */
+
+struct gen_args {
+    const char *model, *prompt, *file, *backend;
+    int64_t max_tokens, top_k, seed, threads, batch;
+    double temperature, top_p, min_p;
+    struct texts stop;
+    bool json;
+};
+
+#define GEN(field) offsetof(struct gen_args, field)
+
+static const struct opt gen_opts[] = {
+    { "--model", OPT_TEXT, GEN(model), "FILE",
+      "model, checkpoint or run directory (needed)" },
+    { "--prompt", OPT_TEXT, GEN(prompt), "TEXT", "what to continue" },
+    { "--prompts", OPT_TEXT, GEN(file), "FILE",
+      "continue every line of this file, in batches" },
+    { "--max-tokens", OPT_INT, GEN(max_tokens), "N",
+      "prompt and continuation together, in tokens beyond the prompt (128)" },
+    { "--temperature", OPT_REAL, GEN(temperature), "T",
+      "0: always the likeliest token (0.8)" },
+    { "--top-k", OPT_INT, GEN(top_k), "K", "only the K likeliest; 0: all (40)" },
+    { "--top-p", OPT_REAL, GEN(top_p), "P",
+      "only the likeliest that make up P together (1)" },
+    { "--min-p", OPT_REAL, GEN(min_p), "P",
+      "only those at least P times as likely as the likeliest (0)" },
+    { "--stop", OPT_LIST, GEN(stop), "TEXT",
+      "end before this text; may be given several times" },
+    { "--seed", OPT_INT, GEN(seed), "N", "the same seed, the same text (0)" },
+    { "--batch", OPT_INT, GEN(batch), "N", "prompts at a time (8)" },
+    { "--json", OPT_FLAG, GEN(json), NULL, "a JSON line for every prompt" },
+    { "--threads", OPT_INT, GEN(threads), "N", "CPU threads (all)" },
+    { "--backend", OPT_TEXT, GEN(backend), "NAME", "cpu or ref (cpu)" },
+};
+
+static void gen_defaults(void *args)
+{
+    struct gen_args *a = args;
+    a->max_tokens = 128;
+    a->temperature = 0.8;
+    a->top_k = 40;
+    a->top_p = 1;
+    a->batch = 8;
+    a->backend = "cpu";
+}
+
+struct row {                /* one continuation                               */
+    struct at_text text;
+    struct at_tok_ids ids;
+    size_t printed, n_new;
+    int32_t prev;
+    const char *prompt, *ended; /* why it ended                               */
+    double logp;
+};
+
+struct session {
+    const struct gen_args *a;
+    struct at_infer *in;
+    struct row row[256];
+    size_t n;
+    bool live;              /* one prompt: print as it comes                  */
+};
+
+/* How much of the text cannot become part of a stop text any more.           */
+static size_t safe(const struct session *s, const struct row *r)
+{
+    size_t hold = 0;
+    for (size_t i = 0; i < s->a->stop.n; i++) {
+        size_t n = strlen(s->a->stop.s[i]);
+        for (size_t k = n > 0 ? n - 1 : 0; k > hold; k--)
+            if (k <= r->text.n &&
+                memcmp(r->text.s + r->text.n - k, s->a->stop.s[i], k) == 0)
+                hold = k;
+    }
+    return r->text.n - hold;
+}
+
+static bool stopped(const struct session *s, struct row *r)
+{
+    for (size_t i = 0; i < s->a->stop.n && r->text.s; i++) {
+        const char *at = strstr(r->text.s, s->a->stop.s[i]);
+        if (at && s->a->stop.s[i][0]) {
+            r->text.n = (size_t)(at - r->text.s);
+            r->text.s[r->text.n] = '\0';
+            r->ended = "stop";
+            return true;
+        }
+    }
+    return false;
+}
+
+static void print_live(const struct session *s, struct row *r, bool all)
+{
+    size_t to = all ? r->text.n : safe(s, r);
+    if (!s->live || to <= r->printed)
+        return;
+    fwrite(r->text.s + r->printed, 1, to - r->printed, stdout);
+    fflush(stdout);
+    r->printed = to;
+}
+
+static bool on_token(void *self, size_t i, int32_t id, double logp)
+{
+    struct session *s = self;
+    struct row *r = &s->row[i];
+    const char *piece;
+    size_t n;
+    r->logp += logp;
+    r->n_new++;
+    if (id == at_tok_eos(s->in->m->tok)) {
+        r->ended = "eos";
+        return false;
+    }
+    piece = at_tok_step(s->in->m->tok, r->prev, id, &n);
+    at_text_add(&r->text, piece ? piece : "", n);
+    r->prev = id;
+    if (stopped(s, r)) {
+        print_live(s, r, true);
+        return false;
+    }
+    print_live(s, r, false);
+    return true;
+}
+
+static int encode_row(struct at_ctx *cx, struct session *s, struct row *r)
+{
+    int rc = at_tok_encode(cx, s->in->coder, r->prompt, strlen(r->prompt),
+                           at_data_flags(s->in->m->tok), &r->ids);
+    if (rc == AT_OK && r->ids.n == 0)
+        rc = at_fail(cx, AT_EINVAL, "the prompt is empty, and the tokenizer has "
+                     "no token to begin with: give --prompt");
+    if (rc == AT_OK)
+        r->prev = r->ids.id[r->ids.n - 1];
+    r->ended = "length";
+    return rc;
+}
+
+static void print_row(const struct session *s, struct row *r)
+{
+    struct at_text t = { 0 };
+    if (s->live) {
+        print_live(s, r, true);
+        printf("\n");
+        return;
+    }
+    if (!s->a->json) {
+        printf("%s%s\n", r->prompt, r->text.s ? r->text.s : "");
+        return;
+    }
+    at_text_addf(&t, "{\"prompt\": ");
+    at_text_json(&t, r->prompt, strlen(r->prompt));
+    at_text_addf(&t, ", \"text\": ");
+    at_text_json(&t, r->text.s ? r->text.s : "", r->text.n);
+    at_text_addf(&t, ", \"tokens\": %zu, \"logp\": %.17g, \"ended\": \"%s\"}",
+                 r->n_new, r->logp, r->ended);
+    printf("%s\n", t.s ? t.s : "");
+    at_text_finish(&t);
+}
+
+/* Prompt number `first` + i has random stream first + i: its text does not
+ * depend on the batch it is in.                                              */
+static int one_batch(struct at_ctx *cx, struct session *s, size_t first)
+{
+    const struct gen_args *a = s->a;
+    struct at_sampling how = {
+        .temperature = a->temperature, .top_k = (size_t)a->top_k,
+        .top_p = a->top_p, .min_p = a->min_p, .seed = (uint64_t)a->seed,
+    };
+    struct at_prompt prompts[256];
+    int rc = AT_OK;
+    for (size_t i = 0; i < s->n && rc == AT_OK; i++) {
+        rc = encode_row(cx, s, &s->row[i]);
+        prompts[i] = (struct at_prompt){ s->row[i].ids.id, s->row[i].ids.n,
+                                         (uint32_t)(first + i) };
+    }
+    if (rc == AT_OK && s->live)
+        printf("%s", s->row[0].prompt);
+    if (rc == AT_OK)
+        rc = at_generate(s->in->gen, prompts, s->n, (size_t)a->max_tokens,
+                         &how, on_token, s);
+    for (size_t i = 0; i < s->n; i++) {
+        if (rc == AT_OK)
+            print_row(s, &s->row[i]);
+        at_text_finish(&s->row[i].text);
+        at_tok_ids_finish(&s->row[i].ids);
+        s->row[i] = (struct row){ 0 };
+    }
+    return rc;
+}
+
+static int all_prompts(struct at_ctx *cx, struct session *s)
+{
+    const struct gen_args *a = s->a;
+    char *text, *line;
+    size_t n, done = 0;
+    int rc;
+    if (!a->file) {
+        s->row[0].prompt = a->prompt ? a->prompt : "";
+        s->n = 1;
+        s->live = !a->json;
+        return one_batch(cx, s, 0);
+    }
+    rc = at_read_file(cx, &cx->run, a->file, 0, &text, &n);
+    line = text;
+    while (rc == AT_OK && *line) {
+        for (s->n = 0; *line && s->n < (size_t)a->batch; s->n++) {
+            char *end = strchr(line, '\n');
+            s->row[s->n].prompt = line;
+            if (end)
+                *end = '\0';
+            line = end ? end + 1 : line + strlen(line);
+        }
+        rc = one_batch(cx, s, done);
+        done += s->n;
+    }
+    return rc;
+}
+
+static int generate(struct at_ctx *cx, const void *args, char *const *pos,
+                    int n)
+{
+    const struct gen_args *a = args;
+    struct session *s = at_alloc(cx, &cx->run, sizeof *s);
+    int rc;
+    (void)pos;
+    (void)n;
+    if (!s)
+        return AT_ENOMEM;
+    if (!a->model)
+        return at_fail(cx, AT_EINVAL, "--model FILE is needed");
+    if (a->max_tokens < 1 || a->top_k < 0 || a->batch < 1 || a->batch > 256)
+        return at_fail(cx, AT_EINVAL, "--max-tokens must be at least 1, --top-k "
+                       "at least 0, --batch between 1 and 256");
+    s->a = a;
+    rc = at_infer_open(cx, a->model, a->backend, (int)a->threads,
+                       a->file ? (size_t)a->batch : 1, SIZE_MAX, 0, 0, &s->in);
+    if (rc < 0)
+        return rc;
+    rc = all_prompts(cx, s);
+    at_infer_close(s->in);
+    return rc;
+}
+
+const struct cmd cmd_generate = {
+    "generate", "--model FILE", "continue a text", 0, 0, gen_opts,
+    AT_COUNT(gen_opts), sizeof(struct gen_args), gen_defaults, generate
+};
+
+/* ---- eval --------------------------------------------------------------------------- */
+
+struct eval_args {
+    const char *model, *text, *data, *backend;
+    int64_t length, rows, threads;
+    bool all, lm, json;
+};
+
+#define EVAL(field) offsetof(struct eval_args, field)
+
+static const struct opt eval_opts[] = {
+    { "--model", OPT_TEXT, EVAL(model), "FILE",
+      "model, checkpoint or run directory (needed)" },
+    { "--text", OPT_TEXT, EVAL(text), "FILE", "a plain text to measure" },
+    { "--data", OPT_TEXT, EVAL(data), "DATA.h5",
+      "a dataset: its validation documents" },
+    { "--all", OPT_FLAG, EVAL(all), NULL,
+      "of the dataset, the training documents instead" },
+    { "--every-role", OPT_FLAG, EVAL(lm), NULL,
+      "count every token, not only completions" },
+    { "--length", OPT_INT, EVAL(length), "N", "tokens of a row (512)" },
+    { "--rows", OPT_INT, EVAL(rows), "N", "rows at a time (4)" },
+    { "--json", OPT_FLAG, EVAL(json), NULL, "print JSON" },
+    { "--threads", OPT_INT, EVAL(threads), "N", "CPU threads (all)" },
+    { "--backend", OPT_TEXT, EVAL(backend), "NAME", "cpu or ref (cpu)" },
+};
+
+static void eval_defaults(void *args)
+{
+    struct eval_args *a = args;
+    a->length = 512;
+    a->rows = 4;
+    a->backend = "cpu";
+}
+
+static int eval_data(struct at_ctx *cx, const struct eval_args *a,
+                     struct at_infer *in, struct at_eval_sum *sum)
+{
+    struct at_loader_options o = {
+        .split = a->all ? AT_TRAIN : AT_VALIDATION, .packing = AT_PACK_DOCS,
+        .rows = in->st->set.rows, .length = in->st->set.length, .once = true,
+        .all_roles = a->lm,
+    };
+    const struct at_batch *b = NULL;
+    struct at_loader *l = NULL;
+    struct at_data *d;
+    char mine[33];
+    int rc = at_data_open(cx, &cx->run, a->data, &d);
+    if (rc < 0)
+        return rc;
+    at_hash_hex(at_tok_hash(in->m->tok), mine);
+    if (strcmp(mine, d->tok_hash) != 0)
+        rc = at_fail(cx, AT_EINVAL, "%s was made with another tokenizer than "
+                     "the model's", a->data);
+    if (rc == AT_OK)
+        rc = at_loader_create(cx, d, &o, &l);
+    while (rc == AT_OK && !(b && b->last)) {
+        rc = at_loader_next(cx, l, &b);
+        if (rc == AT_OK)
+            at_step_eval(in->st, b, sum);
+    }
+    at_loader_destroy(l);
+    at_data_close(d);
+    return rc;
+}
+
+static int eval_text(struct at_ctx *cx, const struct eval_args *a,
+                     struct at_infer *in, struct at_eval_sum *sum)
+{
+    char *text;
+    size_t n;
+    int rc = at_read_file(cx, &cx->run, a->text, 0, &text, &n);
+    return rc == AT_OK ? at_infer_text(cx, in, text, n, sum) : rc;
+}
+
+static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    const struct eval_args *a = args;
+    struct at_eval_sum sum = { 0 };
+    struct at_infer *in;
+    double mean, se;
+    int rc;
+    (void)pos;
+    (void)n;
+    if (!a->model || (a->text != NULL) == (a->data != NULL))
+        return at_fail(cx, AT_EINVAL, "--model FILE and one of --text FILE and "
+                       "--data DATA.h5 are needed");
+    if (a->length < 1 || a->rows < 1 || a->rows > 4096)
+        return at_fail(cx, AT_EINVAL, "--length and --rows must be at least 1");
+    rc = at_infer_open(cx, a->model, a->backend, (int)a->threads, 0, 0,
+                       (size_t)a->rows, (size_t)a->length, &in);
+    if (rc < 0)
+        return rc;
+    rc = a->text ? eval_text(cx, a, in, &sum) : eval_data(cx, a, in, &sum);
+    at_infer_close(in);
+    if (rc < 0)
+        return rc;
+    if (sum.n == 0)
+        return at_fail(cx, AT_EINVAL, "there is no token to measure");
+    mean = sum.ce / (double)sum.n;
+    se = sqrt(fmax(0, sum.ce2 / (double)sum.n - mean * mean) / (double)sum.n);
+    printf(a->json ? "{\"cross_entropy\": %.17g, \"standard_error\": %.17g, "
+                     "\"perplexity\": %.17g, \"tokens\": %llu}\n"
+                   : "cross-entropy %.6f \u00B1 %.6f nats a token, perplexity "
+                     "%.4f, %llu tokens\n",
+           mean, se, exp(mean), (unsigned long long)sum.n);
+    return AT_OK;
+}
+
+const struct cmd cmd_eval = {
+    "eval", "--model FILE --text FILE | --data DATA.h5",
+    "measure a model's cross-entropy", 0, 0, eval_opts, AT_COUNT(eval_opts),
+    sizeof(struct eval_args), eval_defaults, eval
+};
+
+/* ---- merge ---------------------------------------------------------------------------- */
+
+static int merge(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    struct at_infer *in;
+    double largest;
+    bool same;
+    int rc = at_infer_open(cx, pos[0], "cpu", 0, 1, 32, 0, 0, &in);
+    (void)args;
+    (void)n;
+    if (rc < 0)
+        return rc;
+    rc = at_infer_merge(cx, in, &largest, &same);
+    if (rc == AT_OK)
+        rc = at_model_write(cx, pos[1], &in->m->d, in->m->tok, &in->ps);
+    if (rc == AT_OK)
+        printf("%s: written%s; largest logit difference to the adapted model "
+               "%.2e, likeliest token %s\n", pos[1],
+               in->lora ? ", adapter merged" : "", largest,
+               same ? "the same" : "NOT the same");
+    at_infer_close(in);
+    return rc;
+}
+
+const struct cmd cmd_merge = {
+    "merge", "RUN|CHECKPOINT OUT.h5",
+    "write a plain model file, with its adapter added to the weights", 2, 2,
+    NULL, 0, 0, NULL, merge
+};

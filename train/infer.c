@@ -1,0 +1,164 @@
+/* Opening a model for use. */
+#include "train/infer.h"
+
+#include <math.h>
+#include <string.h>
+
+static int attach(void *self, struct at_graph *g)
+{
+    struct at_infer *in = self;
+    return in->lora ? at_lora_attach(in->lora, g, false) : AT_OK;
+}
+
+static size_t at_most(size_t n, size_t most)
+{
+    return n < most ? n : most;
+}
+
+static int build(struct at_ctx *cx, struct at_infer *in, size_t rows,
+                 size_t T_max, size_t eval_rows, size_t length)
+{
+    const struct at_decoder *d = &in->m->d;
+    int rc = AT_OK;
+    if (in->m->lora.rank)
+        rc = at_lora_create(cx, &cx->run, &in->m->lora, &in->lora);
+    if (rc == AT_OK && rows)
+        rc = at_generator_create(cx, &cx->run, d, &in->ps, in->k, attach, in,
+                                 rows, at_most(T_max, d->P), &in->gen);
+    if (rc == AT_OK && eval_rows) {
+        struct at_step_settings s = { .rows = eval_rows, .accumulate = 1,
+                                      .length = at_most(length, d->P) };
+        rc = at_step_create(cx, &cx->run, d, &in->ps, in->k, in->lora, &s,
+                            &in->st);
+    }
+    return rc;
+}
+
+int at_infer_open(struct at_ctx *cx, const char *path, const char *backend,
+                  int threads, size_t rows, size_t T_max, size_t eval_rows,
+                  size_t length, struct at_infer **made)
+{
+    struct at_infer *in = at_alloc(cx, &cx->run, sizeof *in);
+    int rc = in ? at_threads_start(cx, threads) : AT_ENOMEM;
+    if (rc == AT_OK)
+        rc = at_kernels_find(cx, backend, &in->k);
+    if (rc < 0)
+        return rc;
+    at_params_init(&in->ps, cx, &cx->run);
+    in->ps.need_grads = false;
+    rc = at_model_open(cx, &cx->run, path, &in->m);
+    if (rc == AT_OK)
+        rc = build(cx, in, rows, T_max, eval_rows, length);
+    if (rc == AT_OK)
+        rc = at_params_seal(&in->ps);
+    if (rc == AT_OK)
+        rc = at_model_read(cx, in->m, &in->ps, true);
+    if (rc == AT_OK && in->gen)
+        rc = at_generator_start(in->gen);
+    if (rc == AT_OK && in->st)
+        rc = at_step_start(in->st);
+    if (rc == AT_OK)
+        rc = at_tok_coder_create(cx, in->m->tok, &in->coder);
+    if (rc < 0) {
+        at_infer_close(in);
+        return rc;
+    }
+    *made = in;
+    return AT_OK;
+}
+
+void at_infer_close(struct at_infer *in)
+{
+    if (!in)
+        return;
+    at_tok_coder_destroy(in->coder);
+    at_step_destroy(in->st);
+    at_generator_destroy(in->gen);
+    at_params_finish(&in->ps);
+    at_lora_destroy(in->lora);
+    at_model_close(in->m);
+    *in = (struct at_infer){ 0 };
+}
+
+/* Cuts ids into rows of T inputs whose targets are the tokens behind them.   */
+static void fill_row(struct at_batch *b, size_t r, const int32_t *ids, size_t n)
+{
+    size_t at = r * b->length;
+    for (size_t i = 0; i < b->length; i++) {
+        bool in = i + 1 < n;
+        b->ids[at + i] = in ? ids[i] : 0;
+        b->targets[at + i] = in ? ids[i + 1] : -1;
+        b->pos[at + i] = in ? (int32_t)i : 0;
+        b->first[at + i] = (int32_t)(in ? at : at + i);
+    }
+}
+
+int at_infer_text(struct at_ctx *cx, struct at_infer *in, const char *text,
+                  size_t n, struct at_eval_sum *sum)
+{
+    size_t B = in->st->set.rows, T = in->st->set.length, N = B * T;
+    struct at_tok_ids ids = { 0 };
+    struct at_batch b = { .rows = B, .length = T };
+    int rc = at_tok_encode(cx, in->coder, text, n, at_data_flags(in->m->tok),
+                           &ids);
+    b.ids = at_alloc_n(cx, &cx->scratch, 4 * N, sizeof *b.ids);
+    if (rc == AT_OK && !b.ids)
+        rc = AT_ENOMEM;
+    if (rc == AT_OK && ids.n < 2)
+        rc = at_fail(cx, AT_EINVAL, "the text has less than two tokens: there "
+                     "is nothing to predict");
+    b.targets = b.ids + N;
+    b.pos = b.targets + N;
+    b.first = b.pos + N;
+    for (size_t at = 0; rc == AT_OK && at + 1 < ids.n; at += N) {
+        for (size_t r = 0; r < B; r++) {
+            size_t from = at + r * T;
+            size_t left = from < ids.n ? ids.n - from : 0;
+            fill_row(&b, r, ids.id + (left ? from : 0),
+                     left < T + 1 ? left : T + 1);
+        }
+        at_step_eval(in->st, &b, sum);
+    }
+    at_tok_ids_finish(&ids);
+    at_arena_reset(&cx->scratch);
+    return rc;
+}
+
+static size_t likeliest(const at_real *x, size_t n)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        best = x[i] > x[best] ? i : best;
+    return best;
+}
+
+int at_infer_merge(struct at_ctx *cx, struct at_infer *in, double *largest,
+                   bool *same_token)
+{
+    size_t V = in->m->d.V;
+    at_real *before = at_alloc_n(cx, &cx->run, V, sizeof *before);
+    const at_real *logits;
+    int32_t ids[16];
+    int rc;
+    *largest = 0;
+    *same_token = true;
+    if (!before)
+        return AT_ENOMEM;
+    if (!in->lora)
+        return AT_OK;
+    for (size_t i = 0; i < AT_COUNT(ids); i++)
+        ids[i] = (int32_t)((i * 2654435761u) % V);
+    rc = at_generator_logits(in->gen, ids, AT_COUNT(ids), &logits);
+    if (rc == AT_OK) {
+        memcpy(before, logits, V * sizeof *before);
+        rc = at_lora_merge(cx, in->lora, &in->ps, in->k);
+    }
+    if (rc == AT_OK)
+        rc = at_generator_logits(in->gen, ids, AT_COUNT(ids), &logits);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < V; i++)
+        *largest = fmax(*largest, fabs((double)logits[i] - (double)before[i]));
+    *same_token = likeliest(before, V) == likeliest(logits, V);
+    return AT_OK;
+}

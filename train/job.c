@@ -1,0 +1,510 @@
+/* A job: everything a recipe names, opened, built and sized. */
+#include "train/run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const at_memory_names[AT_MEM_CLASSES] = {
+    "process", "frozen weights", "trained weights", "gradients",
+    "optimizer state", "activations", "batches", "samples",
+};
+
+/* Errors that follow are about this key of the recipe.                       */
+static void act_on(struct at_job *j, const char *key)
+{
+    j->cx->at = at_recipe_src(j->r, key);
+}
+
+static void done_with(struct at_job *j)
+{
+    j->cx->at = (struct at_src){ 0 };
+}
+
+static size_t size_of(const struct at_job *j, const char *key)
+{
+    return (size_t)at_recipe_int(j->r, key);
+}
+
+static bool is_set(const struct at_job *j, const char *key)
+{
+    return at_recipe_text(j->r, key)[0] != '\0';
+}
+
+/* ---- model ------------------------------------------------------------------ */
+
+static int describe_new(struct at_job *j)
+{
+    struct at_decoder *d = &j->d;
+    int rc = at_decoder_family(j->cx, at_recipe_text(j->r, "model.family"), d);
+    if (rc < 0)
+        return rc;
+    act_on(j, "model.tokenizer");
+    if (!is_set(j, "model.tokenizer"))
+        return at_fail(j->cx, AT_EINVAL, "model.tokenizer is needed to train "
+                       "from scratch: a file made by 'attune tokenizer', or "
+                       "the dataset itself");
+    rc = at_model_tokenizer(j->cx, &j->cx->run,
+                            at_recipe_text(j->r, "model.tokenizer"), &j->tok);
+    if (rc < 0)
+        return rc;
+    act_on(j, "model.family");
+    d->V = at_tok_size(j->tok);
+    d->C = size_of(j, "model.dim");
+    d->L = size_of(j, "model.layers");
+    d->H = size_of(j, "model.heads");
+    d->G = size_of(j, "model.kv_heads");
+    d->F = size_of(j, "model.ff");
+    d->P = size_of(j, "model.max_length");
+    d->tied = at_recipe_bool(j->r, "model.tie_embeddings");
+    d->norm_eps = at_recipe_real(j->r, "model.norm_eps");
+    d->rope_theta = at_recipe_real(j->r, "model.rope_theta");
+    d->init_std = at_recipe_real(j->r, "model.init_std");
+    return at_decoder_check(j->cx, d);
+}
+
+static int open_model(struct at_job *j)
+{
+    int rc;
+    act_on(j, "model.path");
+    if (!is_set(j, "model.path"))
+        return describe_new(j);
+    rc = at_model_open(j->cx, &j->cx->run, at_recipe_text(j->r, "model.path"),
+                       &j->start);
+    if (rc < 0)
+        return rc;
+    j->d = j->start->d;
+    j->tok = j->start->tok;
+    if (j->start->lora.rank && !at_recipe_int(j->r, "lora.rank"))
+        return at_fail(j->cx, AT_EINVAL, "%s is an adapter: merge it first "
+                       "('attune merge'), or train an adapter (lora.rank)",
+                       j->start->path);
+    return AT_OK;
+}
+
+/* ---- data ------------------------------------------------------------------- */
+
+static int open_one(struct at_job *j, const char *key, struct at_data **d)
+{
+    char mine[33];
+    int rc = at_data_open(j->cx, &j->cx->run, at_recipe_text(j->r, key), d);
+    if (rc < 0)
+        return rc;
+    at_hash_hex(at_tok_hash(j->tok), mine);
+    if (strcmp(mine, (*d)->tok_hash) != 0)
+        return at_fail(j->cx, AT_EINVAL, "%s was made with another tokenizer "
+                       "than the model's; make it again: attune data INPUT %s "
+                       "--tokenizer %s", at_recipe_text(j->r, key),
+                       at_recipe_text(j->r, key),
+                       is_set(j, "model.path")
+                           ? at_recipe_text(j->r, "model.path")
+                           : at_recipe_text(j->r, "model.tokenizer"));
+    return AT_OK;
+}
+
+static int check_targets(struct at_job *j)
+{
+    const struct at_data *d = j->data;
+    size_t T = size_of(j, "batch.length");
+    bool sft = strcmp(at_recipe_text(j->r, "objective"), "sft") == 0;
+    act_on(j, "objective");
+    if (sft && !d->pairs)
+        return at_fail(j->cx, AT_EINVAL, "objective is sft, but %s holds plain "
+                       "texts, not prompts with completions: use objective: lm",
+                       at_h5_path(d->f));
+    act_on(j, "batch.length");
+    if (sft && d->longest > T + 1)
+        return at_fail(j->cx, AT_EINVAL, "batch.length is %zu, and the longest "
+                       "document of %s has %llu tokens: its answer would lose "
+                       "its question.  Raise batch.length to %llu or make the "
+                       "dataset with --max-length %zu", T, at_h5_path(d->f),
+                       (unsigned long long)d->longest,
+                       (unsigned long long)(d->longest - 1), T + 1);
+    return AT_OK;
+}
+
+static int open_data(struct at_job *j)
+{
+    int rc;
+    act_on(j, "data.path");
+    rc = open_one(j, "data.path", &j->data);
+    if (rc < 0)
+        return rc;
+    j->validation = j->data;
+    if (is_set(j, "data.validation")) {
+        act_on(j, "data.validation");
+        rc = open_one(j, "data.validation", &j->validation);
+    }
+    return rc == AT_OK ? check_targets(j) : rc;
+}
+
+static struct at_loader_options loader_options(const struct at_job *j, bool eval)
+{
+    struct at_loader_options o = {
+        .rows = size_of(j, "batch.rows"), .length = size_of(j, "batch.length"),
+        .seed = (uint64_t)at_recipe_int(j->r, "seed"),
+        .all_roles = strcmp(at_recipe_text(j->r, "objective"), "lm") == 0,
+        .packing = at_recipe_bool(j->r, "data.stream") ? AT_PACK_STREAM
+                   : at_recipe_bool(j->r, "data.pack") ? AT_PACK_DOCS
+                                                       : AT_PACK_NONE,
+        .split = AT_TRAIN, .hold = size_of(j, "batch.accumulate"),
+        .shuffle = at_recipe_bool(j->r, "data.shuffle"),
+    };
+    if (eval) {
+        /* A file of its own is evaluated on whole: its training split.       */
+        o.split = j->validation == j->data ? AT_VALIDATION : AT_TRAIN;
+        o.hold = 1;
+        o.shuffle = false;
+        o.once = true;
+    }
+    return o;
+}
+
+static int open_loaders(struct at_job *j)
+{
+    struct at_loader_options o = loader_options(j, false);
+    int rc;
+    act_on(j, "data.path");
+    rc = at_loader_create(j->cx, j->data, &o, &j->train);
+    if (rc < 0)
+        return rc;
+    j->memory[AT_MEM_BATCHES] = at_loader_bytes(&o);
+    if (at_recipe_int(j->r, "eval.every") > 0) {
+        o = loader_options(j, true);
+        act_on(j, "eval.every");
+        rc = at_loader_create(j->cx, j->validation, &o, &j->eval);
+        if (rc < 0)
+            return at_note(j->cx, rc, "opening the validation documents (make "
+                           "the dataset with --validation 0.05, or set "
+                           "data.validation)");
+        j->memory[AT_MEM_BATCHES] += at_loader_bytes(&o);
+    }
+    return AT_OK;
+}
+
+/* ---- what is trained --------------------------------------------------------- */
+
+static bool trains(const void *self, const char *name)
+{
+    const struct at_job *j = self;
+    bool yes = at_recipe_int(j->r, "lora.rank") == 0 || at_lora_owns(name);
+    if (j->only)
+        yes = at_pattern_finds(j->only, name) || at_lora_owns(name);
+    if (j->freeze && at_pattern_finds(j->freeze, name))
+        yes = false;
+    return yes;
+}
+
+static bool decays(const void *self, const struct at_param *p)
+{
+    const struct at_job *j = self;
+    return j->decay ? at_pattern_finds(j->decay, p->val.name)
+                    : p->val.shape.n >= 2;
+}
+
+static int open_patterns(struct at_job *j)
+{
+    const struct { const char *key; struct at_pattern **p; } all[] = {
+        { "freeze", &j->freeze }, { "train_only", &j->only },
+        { "optim.decay", &j->decay },
+    };
+    int rc = AT_OK;
+    for (size_t i = 0; i < AT_COUNT(all) && rc == AT_OK; i++)
+        if (is_set(j, all[i].key)) {
+            act_on(j, all[i].key);
+            rc = at_pattern_create(j->cx, at_recipe_text(j->r, all[i].key),
+                                   all[i].p);
+        }
+    return rc;
+}
+
+static int open_lora(struct at_job *j)
+{
+    struct at_lora_settings s = {
+        .rank = size_of(j, "lora.rank"),
+        .alpha = at_recipe_real(j->r, "lora.alpha"),
+        .dropout = at_recipe_real(j->r, "lora.dropout"),
+        .targets = at_recipe_text(j->r, "lora.targets"),
+    };
+    if (s.rank == 0)
+        return AT_OK;
+    act_on(j, "lora.rank");
+    if (!j->start)
+        return at_fail(j->cx, AT_EINVAL, "lora.rank is set, but there is no "
+                       "model to adapt: give model.path");
+    if (j->start->lora.rank && (j->start->lora.rank != s.rank ||
+                                j->start->lora.alpha != s.alpha ||
+                                strcmp(j->start->lora.targets, s.targets)))
+        return at_fail(j->cx, AT_EINVAL, "%s is an adapter of rank %zu, alpha "
+                       "%g, targets '%s': the recipe must say the same",
+                       j->start->path, j->start->lora.rank,
+                       j->start->lora.alpha, j->start->lora.targets);
+    act_on(j, "lora.targets");
+    return at_lora_create(j->cx, &j->cx->run, &s, &j->lora);
+}
+
+/* ---- graph, optimizer, schedule ------------------------------------------------ */
+
+static int build(struct at_job *j)
+{
+    struct at_step_settings s = {
+        .rows = size_of(j, "batch.rows"), .length = size_of(j, "batch.length"),
+        .accumulate = size_of(j, "batch.accumulate"),
+        .dropout = at_recipe_real(j->r, "train.dropout"),
+        .clip = at_recipe_real(j->r, "optim.clip"),
+        .recompute = strcmp(at_recipe_text(j->r, "train.recompute"),
+                            "block") == 0,
+        .train = true, .seed = (uint64_t)at_recipe_int(j->r, "seed"),
+    };
+    int rc;
+    act_on(j, "batch.length");
+    j->accumulate = s.accumulate;
+    at_params_init(&j->ps, j->cx, &j->cx->run);
+    j->ps.trains = trains;
+    j->ps.trains_self = j;
+    rc = at_step_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k, j->lora, &s,
+                        &j->st);
+    if (rc < 0)
+        return rc;
+    act_on(j, "lora.targets");
+    if (j->lora && at_lora_sites(j->lora) == 0)
+        return at_fail(j->cx, AT_EINVAL, "lora.targets '%s' fits no site of the "
+                       "model; its sites are such as blocks.0.attn.%s and "
+                       "blocks.0.mlp.up_proj",
+                       at_recipe_text(j->r, "lora.targets"),
+                       j->d.qkv_fused ? "qkv_proj" : "q_proj");
+    return AT_OK;
+}
+
+static int attach_lora(void *self, struct at_graph *g)
+{
+    struct at_job *j = self;
+    return j->lora ? at_lora_attach(j->lora, g, false) : AT_OK;
+}
+
+static int build_samples(struct at_job *j)
+{
+    struct at_strings prompts = at_recipe_list(j->r, "eval.samples");
+    size_t room = j->d.P;
+    int rc;
+    if (prompts.n == 0 || at_recipe_int(j->r, "eval.every") == 0)
+        return AT_OK;
+    act_on(j, "eval.samples");
+    rc = at_tok_coder_create(j->cx, j->tok, &j->coder);
+    if (rc == AT_OK)
+        rc = at_generator_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k,
+                                 attach_lora, j, 1, room, &j->gen);
+    if (rc == AT_OK)
+        j->memory[AT_MEM_SAMPLES] = at_generator_bytes(j->gen);
+    return rc;
+}
+
+static int set_optim(struct at_job *j)
+{
+    const struct at_recipe *r = j->r;
+    struct at_schedule *s = &j->schedule;
+    int rc;
+    j->optim = (struct at_optim_settings){
+        .lr = at_recipe_real(r, "optim.lr"),
+        .beta1 = at_recipe_real(r, "optim.beta1"),
+        .beta2 = at_recipe_real(r, "optim.beta2"),
+        .eps = at_recipe_real(r, "optim.eps"),
+        .weight_decay = at_recipe_real(r, "optim.weight_decay"),
+        .momentum = at_recipe_real(r, "optim.momentum"),
+        .nesterov = at_recipe_bool(r, "optim.nesterov"),
+    };
+    act_on(j, "schedule.name");
+    rc = at_schedule_find(j->cx, at_recipe_text(r, "schedule.name"), &s->kind);
+    if (rc < 0)
+        return rc;
+    s->lr = j->optim.lr;
+    s->min_ratio = at_recipe_real(r, "schedule.min_ratio");
+    s->warmup = (uint64_t)at_recipe_int(r, "schedule.warmup");
+    s->decay = (uint64_t)at_recipe_int(r, "schedule.decay");
+    s->steps = j->steps;
+    act_on(j, "schedule.warmup");
+    if (s->warmup > j->steps)
+        return at_fail(j->cx, AT_EINVAL, "schedule.warmup is %llu steps, the "
+                       "whole run %llu", (unsigned long long)s->warmup,
+                       (unsigned long long)j->steps);
+    return AT_OK;
+}
+
+/* Steps of the run: given, or counted from the rows of every epoch.          */
+static void count_steps(struct at_job *j)
+{
+    uint64_t epochs = (uint64_t)at_recipe_int(j->r, "train.epochs"), rows = 0;
+    uint64_t a_step = (uint64_t)(size_of(j, "batch.rows") * j->accumulate);
+    j->rows_an_epoch = at_loader_rows(j->train, 0);
+    j->steps = (uint64_t)at_recipe_int(j->r, "train.steps");
+    if (j->steps)
+        return;
+    for (uint64_t e = 0; e < epochs; e++)
+        rows += e == 0 ? j->rows_an_epoch : at_loader_rows(j->train, e);
+    j->steps = (rows + a_step - 1) / a_step;
+}
+
+static void size_up(struct at_job *j)
+{
+    const struct at_optim_impl *impl =
+        at_optim_impl_find(at_recipe_text(j->r, "optim.name"));
+    size_t trained = j->ps.n_flat * sizeof(at_real);
+    j->memory[AT_MEM_FROZEN] = j->ps.n_fixed * sizeof(at_real);
+    j->memory[AT_MEM_TRAINED] = j->memory[AT_MEM_GRADS] = trained;
+    j->memory[AT_MEM_OPTIM] = at_optim_bytes(impl, &j->optim, j->ps.n_flat);
+    j->memory[AT_MEM_ACTIVATIONS] = j->st->region_bytes;
+}
+
+/* The libraries take their buffers at the first product; after this the
+ * process is as large as it gets without the job's own memory.               */
+static void warm_up(struct at_job *j)
+{
+    enum { M = 256 };
+    at_real *a = at_alloc_n(j->cx, &j->cx->scratch, 3 * M * M, sizeof *a);
+    if (a)
+        j->k->gemm(AT_NT, a, a + M * M, a + 2 * M * M, M, M, M, 1, 0);
+    at_arena_reset(&j->cx->scratch);
+}
+
+int at_job_open(struct at_ctx *cx, struct at_recipe *r, struct at_job **made)
+{
+    struct at_job *j = at_alloc(cx, &cx->run, sizeof *j);
+    int rc;
+    if (!j)
+        return AT_ENOMEM;
+    j->cx = cx;
+    j->r = r;
+    j->dir = at_recipe_text(r, "run");
+    act_on(j, "threads");
+    rc = at_threads_start(cx, (int)at_recipe_int(r, "threads"));
+    act_on(j, "backend");
+    if (rc == AT_OK)
+        rc = at_kernels_find(cx, at_recipe_text(r, "backend"), &j->k);
+    if (rc == AT_OK)
+        rc = open_model(j);
+    if (rc == AT_OK)
+        rc = open_data(j);
+    if (rc == AT_OK)
+        rc = open_patterns(j);
+    if (rc == AT_OK)
+        rc = open_lora(j);
+    if (rc == AT_OK)
+        rc = build(j);
+    if (rc == AT_OK)
+        rc = open_loaders(j);
+    if (rc == AT_OK)
+        rc = build_samples(j);
+    if (rc == AT_OK) {
+        count_steps(j);
+        rc = set_optim(j);
+    }
+    done_with(j);
+    if (rc < 0) {
+        at_job_close(j);
+        return rc;
+    }
+    size_up(j);
+    warm_up(j);
+    j->memory[AT_MEM_PROCESS] = at_rss_bytes() - j->memory[AT_MEM_BATCHES];
+    *made = j;
+    return AT_OK;
+}
+
+size_t at_job_bytes(const struct at_job *j)
+{
+    size_t n = 0;
+    for (int i = 0; i < AT_MEM_CLASSES; i++)
+        n += j->memory[i];
+    return n;
+}
+
+static int refuse_what_cannot_fit(struct at_job *j)
+{
+    char need[32], have[32];
+    size_t want = at_job_bytes(j) - at_rss_bytes(), free_bytes;
+    free_bytes = at_memory_available();
+    if (want <= free_bytes)
+        return AT_OK;
+    return at_fail(j->cx, AT_ENOMEM, "this run needs %s more memory and %s are "
+                   "free: lower batch.rows or batch.length, or set "
+                   "train.recompute: block ('attune plan' shows where it goes)",
+                   at_bytes_text(need, (double)want),
+                   at_bytes_text(have, (double)free_bytes));
+}
+
+int at_job_start(struct at_job *j)
+{
+    struct at_ctx *cx = j->cx;
+    int rc = refuse_what_cannot_fit(j);
+    if (rc == AT_OK)
+        rc = at_params_seal(&j->ps);
+    if (rc == AT_OK && j->start)
+        rc = at_model_read(cx, j->start, &j->ps, j->start->lora.rank > 0);
+    if (rc == AT_OK)
+        at_params_draw(&j->ps, (uint64_t)at_recipe_int(j->r, "seed"));
+    if (rc == AT_OK)
+        rc = at_step_start(j->st);
+    if (rc == AT_OK && j->gen)
+        rc = at_generator_start(j->gen);
+    if (rc == AT_OK)
+        rc = at_optim_create(cx, &cx->run, at_recipe_text(j->r, "optim.name"),
+                             &j->optim, &j->ps, decays, j, &j->o);
+    return rc;
+}
+
+void at_job_close(struct at_job *j)
+{
+    if (!j)
+        return;
+    at_metrics_close(j->metrics);
+    at_loader_destroy(j->train);
+    at_loader_destroy(j->eval);
+    at_generator_destroy(j->gen);
+    at_tok_coder_destroy(j->coder);
+    at_optim_destroy(j->o);
+    at_step_destroy(j->st);
+    at_params_finish(&j->ps);
+    at_lora_destroy(j->lora);
+    at_pattern_destroy(j->freeze);
+    at_pattern_destroy(j->only);
+    at_pattern_destroy(j->decay);
+    if (j->validation != j->data)
+        at_data_close(j->validation);
+    at_data_close(j->data);
+    at_model_close(j->start);
+    *j = (struct at_job){ 0 };
+}
+
+void at_job_describe(const struct at_job *j, struct at_text *t)
+{
+    const struct at_decoder *d = &j->d;
+    size_t N = j->st->set.rows * j->st->set.length;
+    double flops = j->st->train.plan->flops * (double)j->accumulate;
+    char buf[32];
+    at_text_addf(t, "model       %s, %zu layers of %zu, %zu heads (%zu kv), ff "
+                 "%zu, vocabulary %zu\n", d->family, d->L, d->C, d->H, d->G,
+                 d->F, d->V);
+    at_text_addf(t, "parameters  %zu, trained %zu (%.3f %%)\n", j->ps.n_total,
+                 j->ps.n_trainable, 100.0 * (double)j->ps.n_trainable /
+                 (double)j->ps.n_total);
+    at_text_addf(t, "data        %s: %llu documents, %llu for validation\n",
+                 at_h5_path(j->data->f),
+                 (unsigned long long)j->data->n_split[AT_TRAIN],
+                 (unsigned long long)j->data->n_split[AT_VALIDATION]);
+    at_text_addf(t, "step        %llu x %zu x %zu = %llu tokens; %llu steps, "
+                 "%.2f epochs\n", (unsigned long long)j->accumulate,
+                 j->st->set.rows, j->st->set.length,
+                 (unsigned long long)(j->accumulate * N),
+                 (unsigned long long)j->steps,
+                 (double)j->steps * (double)j->accumulate *
+                     (double)j->st->set.rows / (double)j->rows_an_epoch);
+    at_text_addf(t, "FLOPs       %.3f G a step, %.3f T in all\n", flops * 1e-9,
+                 flops * (double)j->steps * 1e-12);
+    for (int i = 0; i < AT_MEM_CLASSES; i++)
+        if (j->memory[i])
+            at_text_addf(t, "%s  %-16s %12s\n", i ? "          " : "memory    ",
+                         at_memory_names[i],
+                         at_bytes_text(buf, (double)j->memory[i]));
+    at_text_addf(t, "            %-16s %12s\n", "all",
+                 at_bytes_text(buf, (double)at_job_bytes(j)));
+}

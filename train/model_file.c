@@ -1,0 +1,314 @@
+/* Reading and writing models. */
+#include "train/model_file.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* The description's numbers, by the names they have in files.                */
+#define INTS(X)                                                          \
+    X(vocab, V, size_t) X(dim, C, size_t) X(layers, L, size_t)           \
+    X(heads, H, size_t) X(kv_heads, G, size_t) X(head_size, K, size_t)   \
+    X(ff, F, size_t) X(max_length, P, size_t) X(norm, norm, enum at_norm) \
+    X(act, act, enum at_act) X(gated, gated, bool) X(pos, pos, enum at_pos) \
+    X(rope_half, rope_half, bool) X(qkv_fused, qkv_fused, bool)          \
+    X(bias, bias, bool) X(tied, tied, bool)
+
+static int put_description(struct at_ctx *cx, struct at_h5 *f,
+                           const struct at_decoder *d)
+{
+    int rc = at_h5_set_text(cx, f, "model_family", d->family);
+#define PUT(name, field, type)                                           \
+    if (rc == AT_OK)                                                     \
+        rc = at_h5_set_int(cx, f, "model_" #name, (int64_t)d->field);
+    INTS(PUT)
+#undef PUT
+    if (rc == AT_OK)
+        rc = at_h5_set_real(cx, f, "model_norm_eps", d->norm_eps);
+    if (rc == AT_OK)
+        rc = at_h5_set_real(cx, f, "model_rope_theta", d->rope_theta);
+    if (rc == AT_OK)
+        rc = at_h5_set_real(cx, f, "model_init_std", d->init_std);
+    return rc;
+}
+
+static int check_choices(struct at_ctx *cx, struct at_h5 *f,
+                         const struct at_decoder *d)
+{
+    if (d->norm > AT_NORM_LAYER || d->act > AT_SILU || d->pos > AT_POS_LEARNED)
+        return at_fail(cx, AT_EFORMAT, "%s: the model has parts that this "
+                       "attune does not know: update attune", at_h5_path(f));
+    return AT_OK;
+}
+
+static int get_description(struct at_ctx *cx, struct at_h5 *f,
+                           struct at_arena *a, struct at_decoder *d)
+{
+    const char *family;
+    int64_t v = 0;
+    int rc = at_h5_get_text(cx, f, "model_family", a, &family);
+    if (rc == AT_OK)
+        rc = at_decoder_family(cx, family, d);
+#define GET(name, field, type)                                           \
+    if (rc == AT_OK)                                                     \
+        rc = at_h5_get_int(cx, f, "model_" #name, &v);                   \
+    if (rc == AT_OK && (v < 0 || v > INT32_MAX))                         \
+        rc = at_fail(cx, AT_EFORMAT, "%s: model_" #name " is out of range", \
+                     at_h5_path(f));                                     \
+    d->field = (type)v;
+    INTS(GET)
+#undef GET
+    if (rc == AT_OK)
+        rc = at_h5_get_real(cx, f, "model_norm_eps", &d->norm_eps);
+    if (rc == AT_OK)
+        rc = at_h5_get_real(cx, f, "model_rope_theta", &d->rope_theta);
+    if (rc == AT_OK)
+        rc = at_h5_get_real(cx, f, "model_init_std", &d->init_std);
+    if (rc == AT_OK)
+        rc = check_choices(cx, f, d);
+    if (rc == AT_OK)
+        rc = at_decoder_check(cx, d);
+    return rc < 0 ? at_note(cx, rc, "reading the model in %s", at_h5_path(f))
+                  : AT_OK;
+}
+
+static int get_tokenizer(struct at_ctx *cx, struct at_h5 *f,
+                         struct at_arena *a, struct at_tok **tok)
+{
+    char *blob;
+    size_t n;
+    int rc = at_h5_get_bytes(cx, f, "tokenizer", &cx->scratch, 1 << 28, &blob,
+                             &n);
+    if (rc == AT_OK)
+        rc = at_tok_load(cx, a, blob, n, tok);
+    return rc < 0 ? at_note(cx, rc, "reading the tokenizer in %s",
+                            at_h5_path(f)) : AT_OK;
+}
+
+int at_model_tokenizer(struct at_ctx *cx, struct at_arena *a, const char *path,
+                       struct at_tok **tok)
+{
+    struct at_h5 *f;
+    int rc = at_h5_open(cx, path, NULL, &f);
+    if (rc < 0)
+        return rc;
+    rc = get_tokenizer(cx, f, a, tok);
+    at_h5_close(f);
+    return rc;
+}
+
+/* Names and checksums of all weights are the identity of a model.            */
+static int identify(struct at_ctx *cx, struct at_h5 *f, char id[33])
+{
+    const char *const *names;
+    size_t n;
+    struct at_text t = { 0 };
+    int rc = at_h5_names(cx, f, "params/", &cx->scratch, &names, &n);
+    for (size_t i = 0; i < n && rc == AT_OK; i++) {
+        struct at_hash h;
+        rc = at_h5_checksum(cx, f, names[i], &h);
+        at_text_addf(&t, "%s %llx %llx\n", names[i],
+                     (unsigned long long)h.hi, (unsigned long long)h.lo);
+    }
+    if (rc == AT_OK && n == 0)
+        rc = at_fail(cx, AT_EFORMAT, "%s: holds no weights", at_h5_path(f));
+    if (rc == AT_OK)
+        rc = at_text_ok(cx, &t);
+    if (rc == AT_OK)
+        at_hash_hex(at_hash(t.s, t.n), id);
+    at_text_finish(&t);
+    return rc;
+}
+
+/* A run's directory stands for its best checkpoint, else its latest.         */
+static const char *resolve(struct at_ctx *cx, struct at_arena *a,
+                           const char *path)
+{
+    static const char *const names[] = { "best", "latest" };
+    struct stat st;
+    if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+        return at_strdup(cx, a, path);
+    for (size_t i = 0; i < AT_COUNT(names); i++) {
+        const char *p = at_sprintf(cx, a, "%s/checkpoints/%s", path, names[i]);
+        if (!p)
+            return NULL;
+        if (stat(p, &st) == 0)
+            return p;
+    }
+    at_fail(cx, AT_ENOENT, "%s: is a directory without a checkpoint", path);
+    return NULL;
+}
+
+static int open_base(struct at_ctx *cx, struct at_arena *a, struct at_model *m)
+{
+    const char *base, *id;
+    int64_t rank;
+    int rc = at_h5_get_text(cx, m->f, "base_path", a, &base);
+    if (rc == AT_OK)
+        rc = at_h5_get_text(cx, m->f, "base_id", a, &id);
+    if (rc == AT_OK)
+        rc = at_h5_get_int(cx, m->f, "lora_rank", &rank);
+    if (rc == AT_OK)
+        rc = at_h5_get_real(cx, m->f, "lora_alpha", &m->lora.alpha);
+    if (rc == AT_OK)
+        rc = at_h5_get_text(cx, m->f, "lora_targets", a, &m->lora.targets);
+    if (rc == AT_OK && (rank < 1 || rank > 65536))
+        rc = at_fail(cx, AT_EFORMAT, "%s: lora_rank is out of range", m->path);
+    if (rc == AT_OK)
+        rc = at_h5_open(cx, base, NULL, &m->base);
+    if (rc < 0)
+        return at_note(cx, rc, "opening the model that the adapter %s belongs "
+                       "to", m->path);
+    m->lora.rank = (size_t)rank;
+    rc = identify(cx, m->base, m->base_id);
+    if (rc == AT_OK && strcmp(m->base_id, id) != 0)
+        rc = at_fail(cx, AT_EFORMAT, "%s: is an adapter of another model than "
+                     "%s holds now (its identity was %s, it is %s)", m->path,
+                     base, id, m->base_id);
+    return rc;
+}
+
+int at_model_open(struct at_ctx *cx, struct at_arena *a, const char *path,
+                  struct at_model **made)
+{
+    struct at_model *m = at_alloc(cx, a, sizeof *m);
+    int rc = AT_OK;
+    if (!m)
+        return AT_ENOMEM;
+    m->path = resolve(cx, a, path);
+    if (!m->path)
+        return cx->err.code;
+    rc = at_h5_open(cx, m->path, NULL, &m->f);
+    if (rc < 0)
+        return rc;
+    if (strcmp(at_h5_kind(m->f), "model") != 0 &&
+        strcmp(at_h5_kind(m->f), "checkpoint") != 0)
+        rc = at_fail(cx, AT_EINVAL, "%s: is a %s; a model or a checkpoint is "
+                     "needed", path, at_h5_kind(m->f));
+    if (rc == AT_OK)
+        rc = get_description(cx, m->f, a, &m->d);
+    if (rc == AT_OK)
+        rc = get_tokenizer(cx, m->f, a, &m->tok);
+    if (rc == AT_OK && at_tok_size(m->tok) > m->d.V)
+        rc = at_fail(cx, AT_EFORMAT, "%s: the tokenizer has %zu tokens, the "
+                     "model %zu", path, at_tok_size(m->tok), m->d.V);
+    if (rc == AT_OK)
+        rc = identify(cx, m->f, m->id);
+    if (rc == AT_OK && at_h5_has(m->f, "adapter"))
+        rc = open_base(cx, a, m);
+    if (rc < 0) {
+        at_model_close(m);
+        return rc;
+    }
+    *made = m;
+    return AT_OK;
+}
+
+void at_model_close(struct at_model *m)
+{
+    if (!m)
+        return;
+    at_h5_close(m->f);
+    at_h5_close(m->base);
+    m->f = m->base = NULL;
+}
+
+/* Reads the params that f holds; counts how many arrays it used.             */
+static int read_from(struct at_ctx *cx, struct at_h5 *f, struct at_params *ps,
+                     size_t *used)
+{
+    *used = 0;
+    for (size_t i = 0; i < ps->n; i++) {
+        struct at_param *p = ps->p[i];
+        char name[AT_H5_NAME];
+        int rc;
+        if (snprintf(name, sizeof name, "params/%s", p->val.name) >=
+            (int)sizeof name || !at_h5_has(f, name))
+            continue;
+        rc = at_h5_get(cx, f, name, AT_H5_F32, p->val.shape.n, p->val.shape.d,
+                       p->val.data);
+        if (rc < 0)
+            return rc;
+        p->loaded = true;
+        (*used)++;
+    }
+    return AT_OK;
+}
+
+/* Arrays of f that no param asked for are a sign of another model.           */
+static int all_used(struct at_ctx *cx, struct at_h5 *f,
+                    const struct at_params *ps, size_t used)
+{
+    const char *const *names;
+    size_t n, off = strlen("params/");
+    int rc = at_h5_names(cx, f, "params/", &cx->scratch, &names, &n);
+    if (rc < 0 || n == used)
+        return rc;
+    for (size_t i = 0; i < n; i++)
+        if (!at_param_find(ps, names[i] + off))
+            return at_fail(cx, AT_EFORMAT, "%s: holds '%s', which the model has "
+                           "no place for", at_h5_path(f), names[i] + off);
+    return AT_OK;
+}
+
+int at_model_read(struct at_ctx *cx, const struct at_model *m,
+                  struct at_params *ps, bool adapter)
+{
+    size_t used;
+    int rc = AT_OK;
+    for (size_t i = 0; i < ps->n; i++)
+        ps->p[i]->loaded = false;
+    for (int pass = 0; pass < 2 && rc == AT_OK; pass++) {
+        struct at_h5 *f = pass == 0 ? m->base : m->f;
+        if (!f || (pass == 1 && m->base && !adapter))
+            continue;
+        rc = read_from(cx, f, ps, &used);
+        if (rc == AT_OK)
+            rc = all_used(cx, f, ps, used);
+    }
+    for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
+        const char *name = ps->p[i]->val.name;
+        if (!ps->p[i]->loaded && !(at_lora_owns(name) && !adapter))
+            rc = at_fail(cx, AT_EFORMAT, "%s: has no weights for '%s'",
+                         m->path, name);
+    }
+    return rc;
+}
+
+int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
+                 const struct at_tok *tok, const struct at_params *ps,
+                 enum at_which which)
+{
+    size_t n;
+    const void *blob = at_tok_save(tok, &n);
+    int rc = put_description(cx, f, d);
+    if (rc == AT_OK)
+        rc = at_h5_put_bytes(cx, f, "tokenizer", blob, n);
+    for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
+        const struct at_param *p = ps->p[i];
+        char name[AT_H5_NAME];
+        if ((which == AT_PUT_TRAINABLE && !p->trainable) ||
+            (which == AT_PUT_BASE && at_lora_owns(p->val.name)))
+            continue;
+        snprintf(name, sizeof name, "params/%s", p->val.name);
+        rc = at_h5_put(cx, f, name, AT_H5_F32, p->val.shape.n, p->val.shape.d,
+                       p->val.data);
+    }
+    return rc;
+}
+
+int at_model_write(struct at_ctx *cx, const char *path,
+                   const struct at_decoder *d, const struct at_tok *tok,
+                   const struct at_params *ps)
+{
+    struct at_h5 *f;
+    int rc = at_h5_create(cx, path, "model", &f);
+    if (rc < 0)
+        return rc;
+    rc = at_model_put(cx, f, d, tok, ps, AT_PUT_BASE);
+    if (rc < 0) {
+        at_h5_close(f);
+        return rc;
+    }
+    return at_h5_commit(cx, f);
+}

@@ -1,0 +1,463 @@
+/* The training loop, resuming and replaying. */
+#include "train/run.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PATH = 4096 };
+
+struct loop {
+    struct at_job *j;
+    const struct at_batch **batch;      /* [accumulate]                       */
+    at_progress_fn *progress;
+    void *self;
+};
+
+static void say(const struct loop *l, const char *fmt, ...) AT_PRINTF(2, 3);
+static void say(const struct loop *l, const char *fmt, ...)
+{
+    char line[512];
+    struct at_progress p = { .job = l->j, .message = line };
+    va_list ap;
+    if (!l->progress)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    l->progress(l->self, &p);
+}
+
+static int take_batches(struct loop *l)
+{
+    for (uint64_t i = 0; i < l->j->accumulate; i++) {
+        int rc = at_loader_next(l->j->cx, l->j->train, &l->batch[i]);
+        if (rc < 0)
+            return at_note(l->j->cx, rc, "reading the data of step %llu",
+                           (unsigned long long)l->j->s.step + 1);
+    }
+    return AT_OK;
+}
+
+static int log_step(struct loop *l, const struct at_step_result *r)
+{
+    struct at_job *j = l->j;
+    double now = at_now_s(), speed;
+    struct at_progress p = { .job = j, .r = r };
+    struct at_metrics_row row = {
+        .step = j->s.step, .skipped = r->skipped, .loss = r->loss,
+        .loss_se = r->loss_se, .grad_norm = r->grad_norm, .grad_z = r->grad_z,
+        .lr = r->lr, .tokens = r->n_tokens, .targets = r->n_targets,
+        .all_tokens = j->s.tokens, .epoch = l->batch[0]->from.epoch,
+        .index = l->batch[0]->from.index, .offset = l->batch[0]->from.offset,
+        .peak_bytes = at_peak_rss_bytes(), .time_s = now - j->started_s,
+    };
+    int rc = AT_OK;
+    j->tokens_here += r->n_tokens;
+    speed = (double)j->tokens_here / fmax(now - j->started_s, 1e-9);
+    row.tokens_per_s = speed;
+    if (j->s.step % (uint64_t)at_recipe_int(j->r, "log.every") == 0 ||
+        j->s.step == j->steps)
+        rc = at_metrics_add(j->cx, j->metrics, &row);
+    p.tokens_per_s = speed;
+    p.eta_s = (double)(j->steps - j->s.step) * (double)r->n_tokens /
+              fmax(speed, 1e-9);
+    if (l->progress)
+        l->progress(l->self, &p);
+    return rc;
+}
+
+/* ---- evaluation ------------------------------------------------------------- */
+
+static int mean_loss(struct at_job *j, struct at_eval_sum *sum)
+{
+    uint64_t most = (uint64_t)at_recipe_int(j->r, "eval.batches");
+    const struct at_batch *b;
+    *sum = (struct at_eval_sum){ 0 };
+    at_loader_seek(j->eval, (struct at_cursor){ 0 });
+    for (uint64_t n = 0; most == 0 || n < most; n++) {
+        int rc = at_loader_next(j->cx, j->eval, &b);
+        if (rc < 0)
+            return at_note(j->cx, rc, "reading the validation data");
+        at_step_eval(j->st, b, sum);
+        if (b->last)
+            break;
+    }
+    if (sum->n == 0)
+        return at_fail(j->cx, AT_EINVAL, "the validation documents have no "
+                       "token to measure");
+    return AT_OK;
+}
+
+struct drawing { struct at_job *j; struct at_text text; int32_t prev; };
+
+static bool on_token(void *self, size_t row, int32_t id, double logp)
+{
+    struct drawing *d = self;
+    size_t n;
+    const char *s;
+    (void)row;
+    (void)logp;
+    if (id == at_tok_eos(d->j->tok))
+        return false;
+    s = at_tok_step(d->j->tok, d->prev, id, &n);
+    at_text_add(&d->text, s, n);
+    d->prev = id;
+    return true;
+}
+
+static int draw_one(struct at_job *j, const char *prompt, struct at_text *out)
+{
+    struct at_sampling s = { .temperature = 0.8, .top_k = 40, .top_p = 1,
+                             .seed = (uint64_t)at_recipe_int(j->r, "seed") };
+    struct drawing d = { .j = j };
+    struct at_tok_ids ids = { 0 };
+    struct at_prompt p;
+    size_t want = (size_t)at_recipe_int(j->r, "eval.sample_tokens");
+    int rc = at_tok_encode(j->cx, j->coder, prompt, strlen(prompt),
+                           at_data_flags(j->tok), &ids);
+    if (rc == AT_OK && ids.n > 0) {
+        p = (struct at_prompt){ ids.id, ids.n, 0 };
+        d.prev = ids.id[ids.n - 1];
+        rc = at_generate(j->gen, &p, 1, want, &s, on_token, &d);
+    }
+    if (rc == AT_OK) {
+        at_text_addf(out, "{\"step\": %llu, \"prompt\": ",
+                     (unsigned long long)j->s.step);
+        at_text_json(out, prompt, strlen(prompt));
+        at_text_addf(out, ", \"text\": ");
+        at_text_json(out, d.text.s ? d.text.s : "", d.text.n);
+        at_text_addf(out, "}\n");
+    }
+    at_text_finish(&d.text);
+    at_tok_ids_finish(&ids);
+    return rc;
+}
+
+/* Appended as one write: a torn line is left out by its reader.              */
+static int draw_samples(struct at_job *j)
+{
+    struct at_strings prompts = at_recipe_list(j->r, "eval.samples");
+    struct at_text t = { 0 };
+    char path[PATH];
+    FILE *f;
+    int rc = AT_OK;
+    if (!j->gen)
+        return AT_OK;
+    for (size_t i = 0; i < prompts.n && rc == AT_OK; i++)
+        rc = draw_one(j, prompts.s[i], &t);
+    if (rc == AT_OK)
+        rc = at_text_ok(j->cx, &t);
+    snprintf(path, sizeof path, "%s/samples.jsonl", j->dir);
+    if (rc == AT_OK) {
+        f = fopen(path, "ae");
+        if (!f || fwrite(t.s, 1, t.n, f) != t.n)
+            rc = at_fail_errno(j->cx, errno, "%s: cannot be written", path);
+        if (f && fclose(f) != 0 && rc == AT_OK)
+            rc = at_fail_errno(j->cx, errno, "%s: cannot be written", path);
+    }
+    at_text_finish(&t);
+    return rc;
+}
+
+static int evaluate(struct loop *l, bool *best)
+{
+    struct at_job *j = l->j;
+    struct at_eval_sum sum;
+    double start = at_now_s(), loss;
+    struct at_metrics_row row = { .step = j->s.step, .eval = true,
+                                  .all_tokens = j->s.tokens };
+    int rc = mean_loss(j, &sum);
+    if (rc < 0)
+        return rc;
+    loss = sum.ce / (double)sum.n;
+    *best = !j->s.has_best ||
+            loss < j->s.best_loss - at_recipe_real(j->r, "eval.min_delta");
+    j->s.bad_evals = *best ? 0 : j->s.bad_evals + 1;
+    if (*best) {
+        j->s.best_loss = loss;
+        j->s.best_step = j->s.step;
+        j->s.has_best = true;
+    }
+    row.loss = loss;
+    row.loss_se = sqrt(fmax(0, sum.ce2 / (double)sum.n - loss * loss) /
+                       (double)sum.n);
+    row.targets = row.tokens = sum.n;
+    row.time_s = at_now_s() - start;
+    row.tokens_per_s = (double)sum.n / fmax(row.time_s, 1e-9);
+    row.peak_bytes = at_peak_rss_bytes();
+    say(l, "step %llu: validation loss %.4f \u00B1 %.4f%s",
+        (unsigned long long)j->s.step, loss, row.loss_se,
+        *best ? ", the best so far" : "");
+    rc = at_metrics_add(j->cx, j->metrics, &row);
+    return rc == AT_OK ? draw_samples(j) : rc;
+}
+
+/* ---- the loop ---------------------------------------------------------------- */
+
+/* What the recipe wants done about a step that is not finite.                */
+static int handle_nonfinite(struct loop *l)
+{
+    struct at_job *j = l->j;
+    const char *how = at_recipe_text(j->r, "train.on_nonfinite");
+    struct at_state now = j->s;
+    bool found;
+    int rc;
+    if (strcmp(how, "stop") == 0)
+        return at_note(j->cx, AT_ENONFINITE, "training; nothing was updated. "
+                       "'attune replay %s --step %llu' shows the step; "
+                       "train.on_nonfinite: skip goes on without it", j->dir,
+                       (unsigned long long)j->s.step);
+    at_log(j->cx, AT_LOG_WARN, "%s: %s", j->cx->err.msg,
+           strcmp(how, "skip") == 0 ? "skipped"
+                                    : "back to the last checkpoint");
+    if (strcmp(how, "skip") == 0)
+        return AT_OK;
+    rc = at_checkpoint_read(j, UINT64_MAX - 1, &found);
+    if (rc == AT_OK && !found)
+        rc = at_fail(j->cx, AT_ENONFINITE, "there is no checkpoint to go back "
+                     "to yet: lower checkpoint.every or optim.lr");
+    /* Only weights and moments go back; the data goes on behind the step.    */
+    j->s = now;
+    return rc;
+}
+
+static int one_step(struct loop *l)
+{
+    struct at_job *j = l->j;
+    struct at_step_result r;
+    int rc = take_batches(l);
+    if (rc < 0)
+        return rc;
+    j->s.step++;
+    j->s.cursor = l->batch[j->accumulate - 1]->to;
+    rc = at_step_run(j->st, l->batch, j->o,
+                     at_schedule_lr(&j->schedule, j->s.step), j->s.step, &r);
+    if (rc < 0 && rc != AT_ENONFINITE)
+        return rc;
+    j->s.tokens += r.n_tokens;
+    if (rc == AT_ENONFINITE) {
+        rc = handle_nonfinite(l);
+        if (rc < 0) {
+            struct at_err kept = j->cx->err;
+            log_step(l, &r);
+            j->cx->err = kept;
+            return rc;
+        }
+    }
+    return log_step(l, &r);
+}
+
+static bool every(const struct at_job *j, const char *key)
+{
+    uint64_t n = (uint64_t)at_recipe_int(j->r, key);
+    return n > 0 && (j->s.step % n == 0 || j->s.step == j->steps);
+}
+
+static bool out_of_patience(const struct at_job *j)
+{
+    uint64_t patience = (uint64_t)at_recipe_int(j->r, "eval.patience");
+    return patience > 0 && j->s.bad_evals >= patience;
+}
+
+static int train(struct loop *l)
+{
+    struct at_job *j = l->j;
+    int rc = AT_OK;
+    j->started_s = at_now_s();
+    while (!j->s.done && rc == AT_OK) {
+        bool best = false, stop = j->cx->stop && *j->cx->stop;
+        if (j->s.step < j->steps && !stop)
+            rc = one_step(l);
+        stop = stop || (j->cx->stop && *j->cx->stop);
+        if (rc == AT_OK && j->eval && !stop && every(j, "eval.every"))
+            rc = evaluate(l, &best);
+        if (rc < 0)
+            break;
+        j->s.done = j->s.step >= j->steps || out_of_patience(j);
+        if (out_of_patience(j))
+            say(l, "step %llu: no better for %llu evaluations: stopping early",
+                (unsigned long long)j->s.step,
+                (unsigned long long)j->s.bad_evals);
+        if (stop || j->s.done || every(j, "checkpoint.every") ||
+            (best && at_recipe_bool(j->r, "checkpoint.keep_best")))
+            rc = at_checkpoint_write(j, best);
+        if (rc == AT_OK && stop && !j->s.done)
+            return at_fail(j->cx, AT_EINTR, "stopped after step %llu; a "
+                           "checkpoint is written.  Go on with: attune resume "
+                           "%s", (unsigned long long)j->s.step, j->dir);
+    }
+    return rc;
+}
+
+static int open_loop(struct loop *l, struct at_job *j, at_progress_fn *progress,
+                     void *self)
+{
+    *l = (struct loop){ j, NULL, progress, self };
+    l->batch = at_alloc_n(j->cx, &j->cx->run, j->accumulate, sizeof *l->batch);
+    return l->batch ? AT_OK : AT_ENOMEM;
+}
+
+/* ---- directories --------------------------------------------------------------- */
+
+static int make_dirs(struct at_ctx *cx, const char *dir)
+{
+    char path[PATH];
+    size_t n = strlen(dir);
+    if (n + 64 > sizeof path)
+        return at_fail(cx, AT_EINVAL, "%s: the path is too long", dir);
+    for (size_t i = 1; i <= n; i++)
+        if (dir[i] == '/' || dir[i] == '\0') {
+            int rc;
+            memcpy(path, dir, i);
+            path[i] = '\0';
+            rc = at_mkdir(cx, path);
+            if (rc < 0)
+                return rc;
+        }
+    snprintf(path, sizeof path, "%s/checkpoints", dir);
+    return at_mkdir(cx, path);
+}
+
+static int write_recipe(struct at_job *j)
+{
+    struct at_text t = { 0 };
+    char path[PATH];
+    int rc = at_recipe_print(j->cx, j->r, true, &t);
+    snprintf(path, sizeof path, "%s/recipe.yaml", j->dir);
+    if (rc == AT_OK)
+        rc = at_text_ok(j->cx, &t);
+    if (rc == AT_OK)
+        rc = at_write_file(j->cx, path, t.s, t.n);
+    at_text_finish(&t);
+    return rc;
+}
+
+static bool exists(const char *dir, const char *name)
+{
+    char path[PATH + 64];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return access(path, F_OK) == 0;
+}
+
+int at_run_train(struct at_ctx *cx, struct at_recipe *r, bool fresh,
+                 at_progress_fn *progress, void *self)
+{
+    struct at_job *j = NULL;
+    struct loop l;
+    const char *dir = at_recipe_text(r, "run");
+    int rc;
+    if (fresh && exists(dir, "recipe.yaml"))
+        return at_fail(cx, AT_EINVAL, "%s holds a run already: go on with "
+                       "'attune resume %s', or choose another directory with "
+                       "run=DIR", dir, dir);
+    rc = at_job_open(cx, r, &j);
+    if (rc == AT_OK)
+        rc = make_dirs(cx, dir);
+    if (rc == AT_OK)
+        rc = at_job_start(j);
+    if (rc == AT_OK)
+        rc = write_recipe(j);
+    if (rc == AT_OK)
+        rc = at_metrics_open(cx, dir, 0, &j->metrics);
+    if (rc == AT_OK)
+        rc = open_loop(&l, j, progress, self);
+    if (rc == AT_OK) {
+        at_loader_seek(j->train, j->s.cursor);
+        rc = train(&l);
+    }
+    at_job_close(j);
+    return rc;
+}
+
+/* The resolved recipe of a run's directory, wherever that lies now.          */
+static int load_recipe(struct at_ctx *cx, const char *dir,
+                       struct at_recipe **r)
+{
+    const char *path = at_sprintf(cx, &cx->run, "%s/recipe.yaml", dir);
+    const char *here = at_sprintf(cx, &cx->run, "run=%s", dir);
+    if (!path || !here)
+        return AT_ENOMEM;
+    if (!exists(dir, "recipe.yaml"))
+        return at_fail(cx, AT_ENOENT, "%s: is not a run's directory (it has no "
+                       "recipe.yaml)", dir);
+    return at_recipe_load(cx, &cx->run, path, &here, 1, r);
+}
+
+/* Opens a run at its newest state at or before `most`.                       */
+static int reopen(struct at_ctx *cx, const char *dir, uint64_t most,
+                  struct at_job **j)
+{
+    struct at_recipe *r;
+    bool found = false;
+    int rc = load_recipe(cx, dir, &r);
+    if (rc == AT_OK)
+        rc = at_job_open(cx, r, j);
+    if (rc == AT_OK)
+        rc = at_job_start(*j);
+    if (rc == AT_OK)
+        rc = at_checkpoint_read(*j, most, &found);
+    if (rc == AT_OK)
+        at_loader_seek((*j)->train, (*j)->s.cursor);
+    return rc;
+}
+
+int at_run_resume(struct at_ctx *cx, const char *dir, at_progress_fn *progress,
+                  void *self)
+{
+    struct at_job *j = NULL;
+    struct loop l;
+    int rc = reopen(cx, dir, UINT64_MAX, &j);
+    if (rc == AT_OK)
+        rc = open_loop(&l, j, progress, self);
+    if (rc == AT_OK && j->s.done)
+        say(&l, "%s is finished: %llu steps", dir,
+            (unsigned long long)j->s.step);
+    if (rc == AT_OK && !j->s.done) {
+        say(&l, "going on from step %llu of %llu",
+            (unsigned long long)j->s.step, (unsigned long long)j->steps);
+        rc = at_metrics_open(cx, dir, j->s.step, &j->metrics);
+        if (rc == AT_OK)
+            rc = train(&l);
+    }
+    at_job_close(j);
+    return rc < 0 && rc != AT_EINTR ? at_note(cx, rc, "resuming %s", dir) : rc;
+}
+
+int at_run_replay(struct at_ctx *cx, const char *dir, uint64_t step,
+                  struct at_job **made, struct at_step_result *r,
+                  const struct at_batch ***batches)
+{
+    struct at_job *j = NULL;
+    struct loop l = { 0 };
+    int rc;
+    if (step < 1)
+        return at_fail(cx, AT_EINVAL, "steps count from 1");
+    rc = reopen(cx, dir, step - 1, &j);
+    if (rc == AT_OK && step > j->steps)
+        rc = at_fail(cx, AT_EINVAL, "step %llu: the run has %llu steps",
+                     (unsigned long long)step, (unsigned long long)j->steps);
+    if (rc == AT_OK)
+        rc = open_loop(&l, j, NULL, NULL);
+    while (rc == AT_OK && j->s.step < step) {
+        rc = take_batches(&l);
+        if (rc < 0)
+            break;
+        j->s.step++;
+        rc = at_step_run(j->st, l.batch, j->o,
+                         at_schedule_lr(&j->schedule, j->s.step), j->s.step,
+                         r);
+        if (rc == AT_ENONFINITE && j->s.step < step)
+            rc = AT_OK;         /* as the run itself did, or it had stopped   */
+    }
+    if (rc < 0 && rc != AT_ENONFINITE) {
+        at_job_close(j);
+        return rc;
+    }
+    *made = j;
+    *batches = l.batch;
+    return rc;
+}
