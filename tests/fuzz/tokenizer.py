@@ -1,0 +1,61 @@
+"""Writes the seeds of the tokenizer fuzzer: python tests/fuzz/tokenizer.py
+tests/fuzz/tokenizer.  The layout is that of data/tok_blob.c; the checksum is
+left zero, the target puts it right."""
+import os
+import struct
+import sys
+
+NORMAL, BYTE, SPECIAL = range(3)
+GPT2 = (rb"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
+        rb"|\s+(?!\S)|\s+")
+
+
+def blob(kind, pieces, types, scores=(), merges=(), pattern=b'', bos=-1):
+    body = b''.join(struct.pack('<I', len(p)) for p in pieces)
+    body += b''.join(struct.pack('<f', s) for s in scores)
+    body += b''.join(struct.pack('<III', *m) for m in merges)
+    body += bytes(types) + pattern + b''.join(pieces)
+    return b'attuntok' + bytes(8) + struct.pack(
+        '<IIIIIIiiiIQ', 1, 0, kind, len(pieces), len(merges), len(pattern),
+        bos, bos, -1, 0, sum(map(len, pieces))) + body
+
+
+def bpe(words, pattern=GPT2):
+    """Every word is made from left to right."""
+    pieces, types = [b'<|e|>'] + [bytes([b]) for b in range(256)], [SPECIAL]
+    types += [BYTE] * 256
+    merges = []
+    for w in words:
+        for n in range(2, len(w) + 1):
+            if w[:n] in pieces:
+                continue
+            merges.append((pieces.index(w[:n - 1]), pieces.index(w[n - 1:n]),
+                           len(pieces)))
+            pieces.append(w[:n])
+            types.append(NORMAL)
+    return blob(1, pieces, types, merges=merges, pattern=pattern, bos=0)
+
+
+def llama2c(words):
+    pieces = [b'<unk>', b'<s>', b'</s>'] + [bytes([b]) for b in range(256)]
+    types = [SPECIAL] * 3 + [BYTE] * 256 + [NORMAL] * len(words)
+    return blob(2, pieces + words, types, bos=1,
+                scores=[0.0] * 259 + [-float(i) for i in range(len(words))])
+
+
+SEEDS = {
+    'bpe': (b"The clock's 12\n\n \xc3\xbc\xff<|e|>", bpe([b' the', b'lock', b"'s"])),
+    'bpe-runs': (b'aaaaaaaaaaaaaaa   \xff\xfe\xfd', bpe([b'aaa', b'   ', b'\xff\xfe'])),
+    'bpe-words': (b'one two three', bpe([b'one'], rb'\w+|(?<=o)\s')),
+    'bpe-qwen': (b"I'M 123\r\n\r\n  x\xe9\x90\x98",
+                 bpe([b'\r\n'], rb"(?i:'s|'m)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
+                     rb'[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+')),
+    'bpe-hard': (b'aaaaaaaaaaaaaaaaaaaaaaab', bpe([], b'((a|aa)+)+[cd]')),
+    'llama2c': (b'the clock \xc3\xbc<s>', llama2c(
+        [b'he', b' t', b' the', b' ', b't', b'h', b'e', b'\xc3\xbc'])),
+    'llama2c-uncut': (b'a b a b', llama2c([b'a b', b'a ', b'a', b' ', b'b'])),
+    'short': (b'', b'attuntok'),
+}
+for name, (text, tok) in SEEDS.items():
+    with open(os.path.join(sys.argv[1], name), 'wb') as f:
+        f.write(struct.pack('<H', len(text)) + text + tok)
