@@ -53,15 +53,14 @@ struct at_src at_recipe_src(const struct at_recipe *r, const char *key)
     return get(r, key, ~0u)->src;
 }
 
-int at_recipe_value(struct at_ctx *cx, struct at_arena *a,
-                    const struct at_recipe *r, const char *key,
-                    const char **text)
+static int value_text(struct at_ctx *cx, struct at_arena *a,
+                      const struct at_key *k, const struct at_value *v,
+                      const char **text)
 {
-    const struct at_value *v = get(r, key, ~0u);
     struct at_text t = { 0 };
     int rc;
     char *s = NULL;
-    at_value_print(at_key_find(key), v, &t);
+    at_value_print(k, v, &t);
     rc = at_text_ok(cx, &t);
     if (rc == AT_OK) {
         s = at_strndup(cx, a, t.s, t.n);
@@ -71,6 +70,34 @@ int at_recipe_value(struct at_ctx *cx, struct at_arena *a,
     if (rc == AT_OK)
         *text = s;
     return rc;
+}
+
+int at_recipe_value(struct at_ctx *cx, struct at_arena *a,
+                    const struct at_recipe *r, const char *key,
+                    const char **text)
+{
+    const struct at_value *v = get(r, key, ~0u);
+    return value_text(cx, a, &at_keys[v - r->value], v, text);
+}
+
+int at_recipe_default(struct at_ctx *cx, struct at_arena *a, const char *key,
+                      const char **text)
+{
+    struct at_value *values = at_alloc_n(cx, a, at_n_keys, sizeof *values);
+    struct at_recipe r = { "", values };
+    struct at_load l = { .cx = cx, .arena = a, .r = &r };
+    const struct at_key *k;
+    if (!values)
+        return AT_ENOMEM;
+    k = &at_keys[get(&r, key, ~0u) - values];
+    if (!at_value_default(&l, k))
+        return AT_ENOMEM;
+    return value_text(cx, a, k, &values[k - at_keys], text);
+}
+
+const char *at_recipe_key(size_t i)
+{
+    return i < at_n_keys ? at_keys[i].name : NULL;
 }
 
 int at_recipe_hash(struct at_ctx *cx, const struct at_recipe *r,

@@ -57,6 +57,11 @@ int at_recipe_print(struct at_ctx *cx, const struct at_recipe *r, bool all,
 int at_recipe_value(struct at_ctx *cx, struct at_arena *a,
                     const struct at_recipe *r, const char *key,
                     const char **text);
+/* The same of its default.                                                   */
+int at_recipe_default(struct at_ctx *cx, struct at_arena *a, const char *key,
+                      const char **text);
+/* The i-th key of the table, or NULL after the last.                         */
+const char *at_recipe_key(size_t i);
 /* Identity of the values of all keys, defaults included.                     */
 int at_recipe_hash(struct at_ctx *cx, const struct at_recipe *r,
                    struct at_hash *h);

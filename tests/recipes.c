@@ -485,6 +485,27 @@ static void printing_loads_again(void **state)
     }
 }
 
+static void keys_and_defaults_are_listed(void **state)
+{
+    const char *text;
+    struct at_ctx cx;
+    size_t n = 0;
+    (void)state;
+    at_ctx_init(&cx);
+    while (at_recipe_key(n)) {
+        OK(&cx, at_recipe_default(&cx, &cx.run, at_recipe_key(n), &text));
+        n++;
+    }
+    assert_int_equal(n, at_n_keys);
+    OK(&cx, at_recipe_default(&cx, &cx.run, "optim.lr", &text));
+    assert_string_equal(text, "0.0001");
+    OK(&cx, at_recipe_default(&cx, &cx.run, "eval.samples", &text));
+    assert_string_equal(text, "[]");
+    OK(&cx, at_recipe_default(&cx, &cx.run, "freeze", &text));
+    assert_string_equal(text, "''");
+    at_ctx_finish(&cx);
+}
+
 static void hash_names_the_values(void **state)
 {
     static const char *const over[] = { "seed=1" };
@@ -615,6 +636,7 @@ int main(void)
         cmocka_unit_test(overrides_win_and_switch_off),
         cmocka_unit_test(bad_overrides_are_placed),
         cmocka_unit_test(printing_loads_again),
+        cmocka_unit_test(keys_and_defaults_are_listed),
         cmocka_unit_test(hash_names_the_values),
         cmocka_unit_test(ready_recipes_load),
         cmocka_unit_test(docs_are_printed_from_the_table),
