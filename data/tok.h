@@ -140,9 +140,9 @@ struct tok_walk {               /* s, n set, the rest zero                   */
 /* The next word is w->s[*start .. w->at).  1, or 0 at the end, or an error.  */
 int tok_walk_next(struct at_ctx *cx, struct tok_regex *re, struct tok_walk *w,
                   size_t *start);
-/* A place at or before n where words of GPT-2's pattern may be cut, such that
- * what follows does not matter: before a space byte that follows a non-space
- * byte; 0: none.  lines: only before a line break.                           */
+/* The last place before n where a text may be cut without changing a word of
+ * GPT-2's pattern: before ASCII white space that follows a character which is
+ * none; 0: there is none.  lines: only before a line break.                  */
 size_t tok_cut(const char *s, size_t n, bool lines);
 
 /* ---- words of a corpus ------------------------------------------------------------- */

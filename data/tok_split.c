@@ -295,12 +295,24 @@ int tok_walk_next(struct at_ctx *cx, struct tok_regex *re, struct tok_walk *w,
     return match(cx, re, w);
 }
 
+/* Is the character that ends before s[i] certainly no white space?  Beyond
+ * ASCII there are U+0085, U+00A0, and others from U+1680 to U+3000.          */
+static bool after_word(const char *s, size_t i)
+{
+    uint32_t cp;
+    if (class[(unsigned char)s[i - 1]] != HIGH)
+        return class[(unsigned char)s[i - 1]] != SPACE;
+    for (size_t len = 2; len <= 4 && len <= i; len++)
+        if (at_utf8(s + i - len, len, &cp) == len)
+            return (cp > 0xA0 && cp < 0x1680) || cp > 0x3000;
+    return false;
+}
+
 size_t tok_cut(const char *s, size_t n, bool lines)
 {
-    const unsigned char *u = (const unsigned char *)s;
     for (size_t i = n; i-- > 1;)
-        if ((lines ? u[i] == '\n' : class[u[i]] == SPACE) &&
-            (class[u[i - 1]] < SPACE))
+        if ((lines ? s[i] == '\n' : class[(unsigned char)s[i]] == SPACE) &&
+            after_word(s, i))
             return i;
     return 0;
 }

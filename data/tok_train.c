@@ -5,16 +5,14 @@
  * the pair with the largest count.  Merging a pair visits only its places:
  * the work is in proportion to the symbols that vanish.
  *
- * Places and heap entries may be stale and are checked when they come up: a
- * place, that the pair still stands there; an entry, that it is the pair's
- * latest, and that the count is still so.
- *
- * No piece is made twice and no pair comes again after its merge: where the
- * ends of a stretch of bytes have never been merged over, the merges inside it
- * were those of the same bytes anywhere else.  So pieces need no looking up. */
+ * No piece is made twice: where the ends of a stretch of bytes have never
+ * been merged over, the merges inside it were those of the same bytes anywhere
+ * else.  So pieces need no looking up; a pair is born in one merge, the one
+ * that makes the later of its two pieces, with its places in rising order; and
+ * from then on its count only falls.  Its places and its one heap entry may be
+ * out of date and are checked when they come up.                             */
 #include "data/tok.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define NONE UINT32_MAX
@@ -25,9 +23,7 @@ struct place { uint32_t symbol, next; };
 struct pair {
     uint32_t left, right;
     int64_t count;
-    int64_t queued;             /* count of the latest heap entry; 0: none   */
     uint32_t head, tail;        /* list of places                            */
-    bool touched;
 };
 
 struct entry { int64_t count; uint32_t pair; };
@@ -41,11 +37,10 @@ struct trainer {
     uint32_t *slot;             /* pair index + 1; open addressing           */
     struct place *place;
     struct entry *heap;
-    uint32_t *touched, *here;
     struct tok_merge *merge;
-    size_t n_y, n_pair, n_place, n_heap, n_touched, n_merge;
+    size_t n_y, n_pair, n_queued, n_place, n_heap, n_merge;
     size_t cap_y, cap_weight, cap_pair, cap_slot, cap_place, cap_heap;
-    size_t cap_touched, cap_here, cap_merge;
+    size_t cap_merge;
     struct tok_str *piece;      /* [vocab_size]                              */
     size_t n;
     int64_t least;
@@ -59,8 +54,6 @@ static void trainer_finish(struct trainer *t)
     at_free(t->slot);
     at_free(t->place);
     at_free(t->heap);
-    at_free(t->touched);
-    at_free(t->here);
     at_free(t->merge);
     at_arena_finish(&t->work);
 }
@@ -85,7 +78,6 @@ static int push(struct trainer *t, uint32_t pair)
     if (rc < 0)
         return rc;
     t->n_heap++;
-    t->pair[pair].queued = e.count;
     for (; i > 0 && before(t, e, t->heap[(i - 1) / 2]); i = (i - 1) / 2)
         t->heap[i] = t->heap[(i - 1) / 2];
     t->heap[i] = e;
@@ -171,10 +163,9 @@ static int made(struct trainer *t, uint32_t i)
     int rc = pair_of(t, t->y[i].id, t->y[t->y[i].next].id, &index);
     if (rc < 0)
         return rc;
-    if ((rc = at_grow(t->cx, &t->place, &t->cap_place, t->n_place + 1,
-                      sizeof *t->place)) < 0 ||
-        (rc = at_grow(t->cx, &t->touched, &t->cap_touched, t->n_touched + 1,
-                      sizeof *t->touched)) < 0)
+    rc = at_grow(t->cx, &t->place, &t->cap_place, t->n_place + 1,
+                 sizeof *t->place);
+    if (rc < 0)
         return rc;
     p = &t->pair[index];
     t->place[t->n_place++] = (struct place){ i, NONE };
@@ -184,9 +175,6 @@ static int made(struct trainer *t, uint32_t i)
         t->place[p->tail].next = at;
     p->tail = at;
     p->count += (int64_t)t->weight[t->y[i].word];
-    if (!p->touched)
-        t->touched[t->n_touched++] = index;
-    p->touched = true;
     return AT_OK;
 }
 
@@ -198,15 +186,13 @@ static void unmade(struct trainer *t, uint32_t i, uint32_t left,
         (int64_t)t->weight[t->y[i].word];
 }
 
-static int queue_touched(struct trainer *t)
+/* Puts the pairs born since the last call into the heap.                     */
+static int queue_born(struct trainer *t)
 {
-    for (; t->n_touched; t->n_touched--) {
-        uint32_t i = t->touched[t->n_touched - 1];
-        struct pair *p = &t->pair[i];
-        int rc = p->count > p->queued ? push(t, i) : AT_OK;
+    for (; t->n_queued < t->n_pair; t->n_queued++) {
+        int rc = push(t, (uint32_t)t->n_queued);
         if (rc < 0)
             return rc;
-        p->touched = false;
     }
     return AT_OK;
 }
@@ -233,34 +219,20 @@ static int merge_at(struct trainer *t, uint32_t i, uint32_t into)
     return rc;
 }
 
-static int rising(const void *a, const void *b)
+/* Merges the pair at all its places, from left to right: in "aaa" the first
+ * two.                                                                       */
+static int merge_places(struct trainer *t, const struct pair *pair,
+                        uint32_t into)
 {
-    const uint32_t *x = a, *y = b;
-    return (*x > *y) - (*x < *y);
-}
-
-/* Merges the pair at all its places, from left to right where that matters:
- * in "aaa" the first two.                                                    */
-static int merge_places(struct trainer *t, uint32_t pair, uint32_t into)
-{
-    struct pair p = t->pair[pair];
-    size_t n = 0;
-    int rc;
-    t->pair[pair].head = t->pair[pair].tail = NONE;
+    const struct pair p = *pair;        /* the array may move                */
     for (uint32_t k = p.head; k != NONE; k = t->place[k].next) {
-        rc = at_grow(t->cx, &t->here, &t->cap_here, n + 1, sizeof *t->here);
-        if (rc < 0)
-            return rc;
-        t->here[n++] = t->place[k].symbol;
-    }
-    if (p.left == p.right)
-        qsort(t->here, n, sizeof *t->here, rising);
-    for (size_t k = 0; k < n; k++) {
-        const struct symbol *y = &t->y[t->here[k]];
+        uint32_t i = t->place[k].symbol;
+        const struct symbol *y = &t->y[i];
+        int rc;
         if (y->id != p.left || y->next == NONE ||
             t->y[y->next].id != p.right)
             continue;
-        rc = merge_at(t, t->here[k], into);
+        rc = merge_at(t, i, into);
         if (rc < 0)
             return rc;
     }
@@ -284,8 +256,8 @@ static int merge_pair(struct trainer *t, uint32_t pair)
         return rc;
     t->piece[t->n++] = (struct tok_str){ s, l.n + r.n };
     t->merge[t->n_merge++] = m;
-    rc = merge_places(t, pair, m.into);
-    return rc < 0 ? rc : queue_touched(t);
+    rc = merge_places(t, &t->pair[pair], m.into);
+    return rc < 0 ? rc : queue_born(t);
 }
 
 static int merge_all(struct trainer *t, size_t vocab_size)
@@ -294,9 +266,6 @@ static int merge_all(struct trainer *t, size_t vocab_size)
         struct entry e = pop(t);
         struct pair *p = &t->pair[e.pair];
         int rc = AT_OK;
-        if (e.count != p->queued)
-            continue;                   /* a later entry counts              */
-        p->queued = 0;
         if (p->count != e.count)
             rc = p->count > 0 ? push(t, e.pair) : AT_OK;
         else if (e.count < t->least)
@@ -345,7 +314,7 @@ static int load_words(struct trainer *t, const struct tok_words *w,
         if (rc < 0)
             return rc;
     }
-    return queue_touched(t);
+    return queue_born(t);
 }
 
 /* Ids 0 .. n_special-1, then the bytes.                                      */

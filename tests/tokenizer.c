@@ -289,7 +289,8 @@ static char *babble(struct at_ctx *cx, size_t n)
 {
     static const char *const word[] = { " the", " Clock", "strike", "\n\n",
         "ing", " 12", "'ll", " \xC3\xBC", "\xE9\x90\x98", "  ", "\xFF", ".",
-        "\t", "\n", " won", "der", "<|endoftext|>", "\xF0\x9F\x90\x88" };
+        "\t", "\n", " won", "der", "<|endoftext|>", "\xF0\x9F\x90\x88",
+        "\xC2\xA0", "\xE3\x80\x80" };
     struct at_rng r = { 5, AT_RNG_TEST, 0 };
     char *s = at_alloc(cx, &cx->run, n + 16);
     size_t at = 0;
@@ -378,6 +379,8 @@ static void small_texts_give_small_vocabularies(void **state)
     (void)state;
     begin(&w);
     assert_int_equal(at_tok_size(train(&w.cx, "", 0, 1, 300)), 257);
+    tok = train(&w.cx, "<|endoftext|><|endoftext|>", 26, 26, 300);
+    assert_int_equal(at_tok_size(tok), 257);    /* they are no text          */
     tok = train(&w.cx, "aaa aaa", 7, 7, 300);
     assert_int_equal(at_tok_size(tok), 260);    /* aa, aaa, " aaa"           */
     assert_memory_equal(at_tok_piece(tok, 259, &n), " aaa", 4);
@@ -437,6 +440,45 @@ static void scanner_equals_pcre2(void **state)
     }
     tok_regex_destroy(fast);
     tok_regex_destroy(slow);
+    end(&w);
+}
+
+/* The words of a text are those of its two parts.                             */
+static void cuts_change_no_word(void **state)
+{
+    static const char *const unit[] = { " ", "\n", "a", "'", "s", "\xC3\xA9",
+        "\xC2\xA0", "\xE3\x80\x80", "\xE3\x80\x81", "\xE1\x9A\x80", "\xC2\x85",
+        "\xF0\x9F\x90\x88", "\x90", "\xE3\x80", "9", "\t" };
+    struct at_rng r = { 12, AT_RNG_TEST, 0 };
+    struct world w;
+    struct tok_regex *re;
+    size_t n_cut = 0;
+    (void)state;
+    begin(&w);
+    OK(&w.cx, tok_regex_create(&w.cx, at_tok_gpt2_pattern, true, &re));
+    for (uint64_t i = 0; i < 100000; i++) {
+        struct tok_walk a, b;
+        uint64_t v = at_rng_u64(&r, 0, i);
+        char s[64] = "";
+        size_t n = 0, cut, start_a, start_b, base = 0;
+        for (size_t k = 0; k < 8; k++, v >>= 4)
+            n += (size_t)snprintf(s + n, 5, "%s", unit[v & 15]);
+        cut = tok_cut(s, n, i % 2);
+        n_cut += cut != 0;
+        a = (struct tok_walk){ .s = s, .n = n };
+        b = (struct tok_walk){ .s = s, .n = cut };
+        while (tok_walk_next(&w.cx, re, &a, &start_a) > 0) {
+            if (b.at == b.n && base == 0) {
+                base = cut;
+                b = (struct tok_walk){ .s = s + cut, .n = n - cut };
+            }
+            assert_int_equal(tok_walk_next(&w.cx, re, &b, &start_b), 1);
+            assert_int_equal(start_a, base + start_b);
+            assert_int_equal(a.at, base + b.at);
+        }
+    }
+    assert_true(n_cut > 30000);
+    tok_regex_destroy(re);
     end(&w);
 }
 
@@ -566,6 +608,65 @@ static void bos_eos_and_special(void **state)
     assert_int_equal(at_tok_encode(&w.cx, w.coder, "a", 1, AT_TOK_EOS, &w.ids),
                      AT_EINVAL);
     assert_int_equal(w.ids.n, 0);
+    end(&w);
+}
+
+/* A llama2c tokenizer with these pieces after the bytes.                      */
+static struct at_tok *with_pieces(struct world *w, const char *const *s,
+                                  const float *falling, size_t n)
+{
+    struct tok_str piece[300] = { { "<unk>", 5 }, { "<s>", 3 }, { "</s>", 4 } };
+    unsigned char type[300] = { TOK_SPECIAL, TOK_SPECIAL, TOK_SPECIAL };
+    struct tok_draft d = { .kind = &tok_llama2c, .n = 259 + n, .piece = piece,
+                           .type = type, .bos = 1, .eos = 2,
+                           .pad = AT_TOK_NONE };
+    struct at_tok *tok = NULL;
+    float score[300] = { 0 };
+    char bytes[256];
+    for (size_t i = 0; i < 256; i++) {
+        bytes[i] = (char)i;
+        piece[3 + i] = (struct tok_str){ bytes + i, 1 };
+        type[3 + i] = TOK_BYTE;
+    }
+    for (size_t i = 0; i < n; i++) {
+        piece[259 + i] = (struct tok_str){ s[i], strlen(s[i]) };
+        type[259 + i] = TOK_NORMAL;
+        score[259 + i] = falling[i];
+    }
+    d.score = score;
+    OK(&w->cx, tok_draft_open(&w->cx, &w->cx.run, &d, &tok));
+    return tok;
+}
+
+static void leftmost_of_equal_scores(void **state)
+{
+    static const char *const piece[] = { " ", "a", "b", "c", "bc", "ab" };
+    static const float score[] = { -9, -9, -9, -9, -1, -1 };
+    struct world w;
+    (void)state;
+    begin(&w);
+    use(&w, with_pieces(&w, piece, score, AT_COUNT(piece)));
+    encode(&w, "abc", 3, 0);
+    assert_int_equal(w.ids.n, 3);
+    assert_int_equal(w.ids.id[1], 259 + 5);
+    assert_int_equal(w.ids.id[2], 259 + 3);
+    end(&w);
+}
+
+/* A piece with a space inside: words cannot be taken one by one.              */
+static void pieces_over_spaces(void **state)
+{
+    static const char *const piece[] = { " ", "a", "b", "a ", "a b" };
+    static const float score[] = { -9, -9, -9, -1, -2 };
+    struct world w;
+    (void)state;
+    begin(&w);
+    use(&w, with_pieces(&w, piece, score, AT_COUNT(piece)));
+    encode(&w, "a b", 3, 0);
+    assert_int_equal(w.ids.n, 2);
+    assert_int_equal(w.ids.id[0], 259);
+    assert_int_equal(w.ids.id[1], 259 + 4);
+    expect_spans(&w, "a b", 3);
     end(&w);
 }
 
@@ -871,11 +972,14 @@ int main(void)
         cmocka_unit_test(training_refuses),
         cmocka_unit_test(small_texts_give_small_vocabularies),
         cmocka_unit_test(scanner_equals_pcre2),
+        cmocka_unit_test(cuts_change_no_word),
         cmocka_unit_test(other_patterns),
         cmocka_unit_test(endless_patterns_are_refused),
         cmocka_unit_test(random_bytes_round_trip),
         cmocka_unit_test(long_words),
         cmocka_unit_test(bos_eos_and_special),
+        cmocka_unit_test(leftmost_of_equal_scores),
+        cmocka_unit_test(pieces_over_spaces),
         cmocka_unit_test(longest_special_token_wins),
         cmocka_unit_test(decoding_step_by_step),
         cmocka_unit_test(threads_share_a_tokenizer),
