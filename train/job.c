@@ -264,16 +264,14 @@ static int build(struct at_job *j)
     j->ps.trains_self = j;
     rc = at_step_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k, j->lora, &s,
                         &j->st);
-    if (rc < 0)
-        return rc;
     act_on(j, "lora.targets");
-    if (j->lora && at_lora_sites(j->lora) == 0)
+    if (j->lora && at_lora_sites(j->lora) == 0)     /* the better message     */
         return at_fail(j->cx, AT_EINVAL, "lora.targets '%s' fits no site of the "
                        "model; its sites are such as blocks.0.attn.%s and "
                        "blocks.0.mlp.up_proj",
                        at_recipe_text(j->r, "lora.targets"),
                        j->d.qkv_fused ? "qkv_proj" : "q_proj");
-    return AT_OK;
+    return rc;
 }
 
 static int attach_lora(void *self, struct at_graph *g)

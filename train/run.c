@@ -1,4 +1,5 @@
 /* The training loop, resuming and replaying. */
+#include "train/report.h"
 #include "train/run.h"
 
 #include <errno.h>
@@ -109,7 +110,7 @@ static bool on_token(void *self, size_t row, int32_t id, double logp)
     return true;
 }
 
-static int draw_one(struct at_job *j, const char *prompt, struct at_text *out)
+static int draw_one(struct at_job *j, const char *prompt)
 {
     struct at_sampling s = { .temperature = 0.8, .top_k = 40, .top_p = 1,
                              .seed = (uint64_t)at_recipe_int(j->r, "seed") };
@@ -124,42 +125,22 @@ static int draw_one(struct at_job *j, const char *prompt, struct at_text *out)
         d.prev = ids.id[ids.n - 1];
         rc = at_generate(j->gen, &p, 1, want, &s, on_token, &d);
     }
-    if (rc == AT_OK) {
-        at_text_addf(out, "{\"step\": %llu, \"prompt\": ",
-                     (unsigned long long)j->s.step);
-        at_text_json(out, prompt, strlen(prompt));
-        at_text_addf(out, ", \"text\": ");
-        at_text_json(out, d.text.s ? d.text.s : "", d.text.n);
-        at_text_addf(out, "}\n");
-    }
+    if (rc == AT_OK)
+        rc = at_text_ok(j->cx, &d.text);
+    if (rc == AT_OK)
+        rc = at_metrics_sample(j->cx, j->metrics, j->s.step, prompt,
+                               d.text.s ? d.text.s : "");
     at_text_finish(&d.text);
     at_tok_ids_finish(&ids);
     return rc;
 }
 
-/* Appended as one write: a torn line is left out by its reader.              */
 static int draw_samples(struct at_job *j)
 {
     struct at_strings prompts = at_recipe_list(j->r, "eval.samples");
-    struct at_text t = { 0 };
-    char path[PATH];
-    FILE *f;
     int rc = AT_OK;
-    if (!j->gen)
-        return AT_OK;
-    for (size_t i = 0; i < prompts.n && rc == AT_OK; i++)
-        rc = draw_one(j, prompts.s[i], &t);
-    if (rc == AT_OK)
-        rc = at_text_ok(j->cx, &t);
-    snprintf(path, sizeof path, "%s/samples.jsonl", j->dir);
-    if (rc == AT_OK) {
-        f = fopen(path, "ae");
-        if (!f || fwrite(t.s, 1, t.n, f) != t.n)
-            rc = at_fail_errno(j->cx, errno, "%s: cannot be written", path);
-        if (f && fclose(f) != 0 && rc == AT_OK)
-            rc = at_fail_errno(j->cx, errno, "%s: cannot be written", path);
-    }
-    at_text_finish(&t);
+    for (size_t i = 0; j->gen && i < prompts.n && rc == AT_OK; i++)
+        rc = draw_one(j, prompts.s[i]);
     return rc;
 }
 
@@ -174,8 +155,9 @@ static int evaluate(struct loop *l, bool *best)
     if (rc < 0)
         return rc;
     loss = sum.ce / (double)sum.n;
-    *best = !j->s.has_best ||
-            loss < j->s.best_loss - at_recipe_real(j->r, "eval.min_delta");
+    *best = isfinite(loss) &&
+            (!j->s.has_best ||
+             loss < j->s.best_loss - at_recipe_real(j->r, "eval.min_delta"));
     j->s.bad_evals = *best ? 0 : j->s.bad_evals + 1;
     if (*best) {
         j->s.best_loss = loss;
@@ -263,6 +245,13 @@ static bool out_of_patience(const struct at_job *j)
     return patience > 0 && j->s.bad_evals >= patience;
 }
 
+/* The metrics of the checkpoint's step are on the disk before it is.         */
+static int save(struct at_job *j, bool best)
+{
+    int rc = at_metrics_sync(j->cx, j->metrics);
+    return rc == AT_OK ? at_checkpoint_write(j, best) : rc;
+}
+
 static int train(struct loop *l)
 {
     struct at_job *j = l->j;
@@ -284,7 +273,7 @@ static int train(struct loop *l)
                 (unsigned long long)j->s.bad_evals);
         if (stop || j->s.done || every(j, "checkpoint.every") ||
             (best && at_recipe_bool(j->r, "checkpoint.keep_best")))
-            rc = at_checkpoint_write(j, best);
+            rc = save(j, best);
         if (rc == AT_OK && stop && !j->s.done)
             return at_fail(j->cx, AT_EINTR, "stopped after step %llu; a "
                            "checkpoint is written.  Go on with: attune resume "
@@ -336,6 +325,40 @@ static int write_recipe(struct at_job *j)
     return rc;
 }
 
+/* What the report says of the run beside its metrics.                        */
+static int write_facts(struct at_job *j)
+{
+    struct at_ctx *cx = j->cx;
+    const struct at_decoder *d = &j->d;
+    struct at_arena *a = &cx->scratch;
+    char need[32];
+    struct at_fact f[] = {
+        { "model", "family", d->family },
+        { "model", "starts from", j->start ? j->start->path : "drawn weights" },
+        { "model", "size", at_sprintf(cx, a, "%zu layers of %zu, %zu heads, "
+                                      "vocabulary %zu", d->L, d->C, d->H,
+                                      d->V) },
+        { "model", "parameters", at_sprintf(cx, a, "%zu", j->ps.n_total) },
+        { "model", "trained", at_sprintf(cx, a, "%zu (%.3f %%)",
+                                         j->ps.n_trainable,
+                                         100.0 * (double)j->ps.n_trainable /
+                                             (double)j->ps.n_total) },
+        { "data", "file", at_h5_path(j->data->f) },
+        { "data", "documents", at_sprintf(cx, a, "%llu, %llu for validation",
+              (unsigned long long)j->data->n_split[AT_TRAIN],
+              (unsigned long long)j->data->n_split[AT_VALIDATION]) },
+        { "data", "tokenizer", j->data->tok_hash },
+        { "run", "steps", at_sprintf(cx, a, "%llu",
+                                     (unsigned long long)j->steps) },
+        { "run", "memory planned",
+          at_bytes_text(need, (double)at_job_bytes(j)) },
+    };
+    for (size_t i = 0; i < AT_COUNT(f); i++)
+        if (!f[i].value)
+            return AT_ENOMEM;
+    return at_report_facts(cx, j->dir, f, AT_COUNT(f));
+}
+
 static bool exists(const char *dir, const char *name)
 {
     char path[PATH + 64];
@@ -361,6 +384,8 @@ int at_run_train(struct at_ctx *cx, struct at_recipe *r, bool fresh,
         rc = at_job_start(j);
     if (rc == AT_OK)
         rc = write_recipe(j);
+    if (rc == AT_OK)
+        rc = write_facts(j);
     if (rc == AT_OK)
         rc = at_metrics_open(cx, dir, 0, &j->metrics);
     if (rc == AT_OK)

@@ -1,0 +1,741 @@
+/* Whole runs: resuming is not having stopped, kills lose nothing, batching
+ * changes nothing, damage is refused, what a plan says holds.                */
+#include "tests/test.h"
+
+#include "train/infer.h"
+#include "train/run.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char dir[] = "/tmp/attune-train-XXXXXX";
+
+static const char *in_dir(const char *name)
+{
+    static char path[8][512];
+    static int turn;
+    turn = (turn + 1) % 8;
+    snprintf(path[turn], sizeof path[turn], "%s/%s", dir, name);
+    return path[turn];
+}
+
+/* ---- a little world: texts, tokenizer, datasets, a base model --------------- */
+
+static const char *const nouns[] = { "cat", "dog", "bird", "river", "tower",
+                                     "boat", "garden", "lamp" };
+static const char *const verbs[] = { "sees", "likes", "finds", "paints",
+                                     "leaves", "follows" };
+
+static void write_texts(void)
+{
+    FILE *pairs = fopen(in_dir("pairs.jsonl"), "w");
+    struct at_rng r = { 1, AT_RNG_TEST, 0 };
+    for (uint64_t i = 0; i < 160; i++) {
+        const char *a = nouns[at_rng_u64(&r, 0, i) % AT_COUNT(nouns)];
+        const char *b = nouns[at_rng_u64(&r, 1, i) % AT_COUNT(nouns)];
+        const char *v = verbs[at_rng_u64(&r, 2, i) % AT_COUNT(verbs)];
+        fprintf(pairs, "{\"prompt\": \"what does the %s do? (%d)\", "
+                "\"completion\": \" the %s %s the %s%s.\"}\n", a, (int)i, a, v,
+                b, i % 3 ? "" : " and then the other one too");
+    }
+    fclose(pairs);
+}
+
+static int next_text(struct at_ctx *cx, void *self, const char **text,
+                     size_t *n)
+{
+    char *all;
+    int *done = self;
+    *text = NULL;
+    if ((*done)++)
+        return AT_OK;
+    OK(cx, at_read_file(cx, &cx->run, in_dir("pairs.jsonl"), 0, &all, n));
+    *text = all;
+    return AT_OK;
+}
+
+static void make_tokenizer(struct at_ctx *cx, size_t vocab, const char *name)
+{
+    static const char *const special[] = { "<|endoftext|>" };
+    struct at_tok_training how = { .vocab_size = vocab, .special = special,
+                                   .n_special = 1, .bos = 0, .eos = 0,
+                                   .pad = AT_TOK_NONE, .min_count = 2 };
+    struct at_tok *tok;
+    struct at_h5 *f;
+    const void *blob;
+    size_t n;
+    int done = 0;
+    OK(cx, at_tok_train(cx, &cx->run, next_text, &done, &how, &tok));
+    OK(cx, at_h5_create(cx, in_dir(name), "tokenizer", &f));
+    blob = at_tok_save(tok, &n);
+    OK(cx, at_h5_put_bytes(cx, f, "tokenizer", blob, n));
+    OK(cx, at_h5_commit(cx, f));
+}
+
+static void make_data(struct at_ctx *cx, const char *tokenizer,
+                      const char *name)
+{
+    const char *inputs[] = { in_dir("pairs.jsonl") };
+    struct at_data_options o = { .inputs = inputs, .n_inputs = 1,
+                                 .out = in_dir(name), .max_length = 64,
+                                 .validation = 0.2, .n_threads = 2 };
+    struct at_data_stats stats;
+    struct at_tok *tok;
+    OK(cx, at_model_tokenizer(cx, &cx->run, in_dir(tokenizer), &tok));
+    o.tok = tok;
+    OK(cx, at_data_build(cx, &o, NULL, NULL, &stats));
+    assert_int_equal(stats.n_docs[0] + stats.n_docs[1], 160);
+    assert_true(stats.n_docs[1] > 15 && stats.n_docs[1] < 50);
+}
+
+/* ---- recipes ------------------------------------------------------------------- */
+
+static const char scratch[] =
+    "seed: 3\nthreads: 2\n"
+    "model: {family: llama, dim: 32, layers: 2, heads: 4, kv_heads: 2, "
+    "max_length: 64, tokenizer: %s/tok.h5}\n"
+    "data: {path: %s/pairs.h5}\nbatch: {rows: 3, length: 64, accumulate: 2}\n"
+    "objective: lm\noptim: {lr: 1e-3, weight_decay: 0.1}\n"
+    "schedule: {warmup: 2}\n"
+    "train: {steps: 12, dropout: 0.1}\neval: {every: 4}\n"
+    "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
+static const char lora[] =
+    "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
+    "data: {path: %s/pairs.h5}\nbatch: {rows: 3, length: 64, accumulate: 2}\n"
+    "objective: sft\nlora: {rank: 4, dropout: 0.1, targets: proj}\n"
+    "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4}\n"
+    "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
+static int parse(struct at_ctx *cx, const char *text, const char *run,
+                 const char *const *over, size_t n, struct at_recipe **r)
+{
+    char yaml[2048];
+    if (strstr(text, "tok.h5"))
+        snprintf(yaml, sizeof yaml, scratch, dir, dir, dir, run);
+    else
+        snprintf(yaml, sizeof yaml, lora, dir, dir, dir, run);
+    return at_recipe_parse(cx, &cx->run, "test.yaml", yaml, strlen(yaml), over,
+                           n, r);
+}
+
+static struct at_recipe *recipe(struct at_ctx *cx, const char *text,
+                                const char *run, const char *const *over,
+                                size_t n)
+{
+    struct at_recipe *r;
+    OK(cx, parse(cx, text, run, over, n, &r));
+    return r;
+}
+
+static int run(const char *text, const char *name, const char *over,
+               at_progress_fn *progress, void *self, char err[4096])
+{
+    struct at_ctx cx;
+    const char *list[] = { over };
+    struct at_recipe *r;
+    int rc;
+    at_ctx_init(&cx);
+    rc = parse(&cx, text, name, list, over ? 1 : 0, &r);
+    if (rc == AT_OK)
+        rc = at_run_train(&cx, r, true, progress, self);
+    if (err)
+        memcpy(err, cx.err.msg, 4096);
+    else if (rc < 0)
+        print_error("%s\n", cx.err.msg);
+    at_ctx_finish(&cx);
+    return rc;
+}
+
+static int resume(const char *name, char warned[4096]);
+
+struct stopper { uint64_t at; volatile int stop; };
+
+static void stop_at(void *self, const struct at_progress *p)
+{
+    struct stopper *s = self;
+    if (p->r && p->job->s.step == s->at) {
+        s->stop = 1;
+        p->job->cx->stop = &s->stop;
+    }
+}
+
+static void keep_warning(void *self, enum at_level level, const char *line)
+{
+    if (level == AT_LOG_WARN && self)
+        snprintf(self, 4096, "%s", line);
+}
+
+static int resume(const char *name, char warned[4096])
+{
+    struct at_ctx cx;
+    int rc;
+    at_ctx_init(&cx);
+    cx.log = keep_warning;
+    cx.log_self = warned;
+    rc = at_run_resume(&cx, in_dir(name), NULL, NULL);
+    if (rc < 0)
+        print_error("%s\n", cx.err.msg);
+    at_ctx_finish(&cx);
+    return rc;
+}
+
+/* ---- comparing runs ------------------------------------------------------------- */
+
+static void same_checkpoint(const char *a, const char *b, const char *file)
+{
+    struct at_ctx cx;
+    struct at_h5 *fa, *fb;
+    const char *const *na, *const *nb;
+    size_t n, m, compared = 0;
+    at_ctx_init(&cx);
+    OK(&cx, at_h5_open(&cx, in_dir(a), NULL, &fa));
+    OK(&cx, at_h5_open(&cx, in_dir(b), NULL, &fb));
+    OK(&cx, at_h5_names(&cx, fa, "", &cx.run, &na, &n));
+    OK(&cx, at_h5_names(&cx, fb, "", &cx.run, &nb, &m));
+    assert_int_equal(n, m);
+    for (size_t i = 0; i < n; i++) {
+        struct at_hash x, y;
+        assert_string_equal(na[i], nb[i]);
+        if (strncmp(na[i], "params/", 7) != 0 &&
+            strncmp(na[i], "optim/", 6) != 0)
+            continue;
+        OK(&cx, at_h5_checksum(&cx, fa, na[i], &x));
+        OK(&cx, at_h5_checksum(&cx, fb, na[i], &y));
+        if (!at_hash_equal(x, y))
+            fail_msg("%s: %s of %s and %s differ", file, na[i], a, b);
+        compared++;
+    }
+    assert_true(compared > 10);
+    at_h5_close(fa);
+    at_h5_close(fb);
+    at_ctx_finish(&cx);
+}
+
+static void same_metrics(const char *a, const char *b)
+{
+    struct at_ctx cx;
+    struct at_metrics_row *x, *y;
+    size_t n, m;
+    bool torn;
+    at_ctx_init(&cx);
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir(a), &x, &n, &torn));
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir(b), &y, &m, &torn));
+    assert_int_equal(n, m);
+    assert_true(n >= 12);
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(x[i].step, y[i].step);
+        assert_int_equal(x[i].eval, y[i].eval);
+        assert_memory_equal(&x[i].loss, &y[i].loss, sizeof(double));
+        assert_memory_equal(&x[i].loss_se, &y[i].loss_se, sizeof(double));
+        assert_memory_equal(&x[i].lr, &y[i].lr, sizeof(double));
+        if (!x[i].eval) {
+            assert_memory_equal(&x[i].grad_norm, &y[i].grad_norm,
+                                sizeof(double));
+            assert_memory_equal(&x[i].grad_z, &y[i].grad_z, sizeof(double));
+            assert_int_equal(x[i].index, y[i].index);
+            assert_int_equal(x[i].all_tokens, y[i].all_tokens);
+        }
+    }
+    at_ctx_finish(&cx);
+}
+
+static void same_runs(const char *a, const char *b)
+{
+    char pa[128], pb[128];
+    snprintf(pa, sizeof pa, "%s/checkpoints/latest", a);
+    snprintf(pb, sizeof pb, "%s/checkpoints/latest", b);
+    same_checkpoint(pa, pb, "latest");
+    same_metrics(a, b);
+}
+
+/* ---- tests ------------------------------------------------------------------------ */
+
+static void stopped_and_resumed_is_undisturbed(void **state)
+{
+    static const struct { const char *text, *over; } kinds[] = {
+        { scratch, NULL }, { lora, NULL }, { scratch, "data.stream=true" },
+        { scratch, "threads=1" }, { lora, "threads=1" },
+        { scratch, "data.pack=false" }, { scratch, "train.recompute=block" },
+        { scratch, "optim.name=sgd" },
+    };
+    (void)state;
+    for (size_t i = 0; i < AT_COUNT(kinds); i++) {
+        struct stopper s = { .at = 5 + i % 3 };
+        char a[32], b[32], err[4096];
+        snprintf(a, sizeof a, "whole%zu", i);
+        snprintf(b, sizeof b, "parts%zu", i);
+        assert_int_equal(run(kinds[i].text, a, kinds[i].over, NULL, NULL, NULL),
+                         AT_OK);
+        assert_int_equal(run(kinds[i].text, b, kinds[i].over, stop_at, &s, err),
+                         AT_EINTR);
+        assert_non_null(strstr(err, "attune resume"));
+        assert_int_equal(resume(b, NULL), AT_OK);
+        same_runs(a, b);
+        assert_int_equal(resume(b, NULL), AT_OK);   /* finished: nothing more */
+        same_runs(a, b);
+    }
+}
+
+static void recomputing_changes_no_bit_of_a_run(void **state)
+{
+    (void)state;
+    same_runs("whole0", "whole6");
+}
+
+static bool resumable(const char *name)
+{
+    char path[600];
+    snprintf(path, sizeof path, "%s/%s/recipe.yaml", dir, name);
+    return access(path, F_OK) == 0;
+}
+
+static void remove_run(const char *name)
+{
+    char cmd[700];
+    snprintf(cmd, sizeof cmd, "rm -rf '%s/%s'", dir, name);
+    assert_int_equal(system(cmd), 0);
+}
+
+/* This program again, as a process of its own: OpenMP does not outlive fork. */
+static void become(const char *what, const char *name)
+{
+    execl("/proc/self/exe", "test-train", what, dir, name, (char *)NULL);
+    _exit(9);
+}
+
+static int child(const char *what, const char *where, const char *name)
+{
+    struct rlimit most = { 60000, 60000 };
+    struct at_ctx cx;
+    int rc;
+    memcpy(dir, where, sizeof dir);
+    if (strcmp(what, "run") == 0)
+        return run(scratch, name, "checkpoint.every=1", NULL, NULL, NULL) < 0;
+    if (strcmp(what, "resume") == 0)
+        return resume(name, NULL) < 0;
+    /* "full": files may not grow beyond a limit; the failure must say so.    */
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &most);
+    at_ctx_init(&cx);
+    rc = at_run_resume(&cx, in_dir(name), NULL, NULL);
+    if (rc != AT_EIO || !strstr(cx.err.msg, "cannot be written") ||
+        !strstr(cx.err.msg, "checkpoint")) {
+        print_error("%d: %s\n", rc, cx.err.msg);
+        return 1;
+    }
+    return 0;
+}
+
+/* A child is killed at a random moment, again and again, until it is done.   */
+static void killed_anywhere_nothing_is_lost(void **state)
+{
+    const char *asked = getenv("AT_KILLS");
+    int kills = asked ? atoi(asked) : 12, done = 0, finished = 0;
+    struct at_rng r = { (uint64_t)getpid(), AT_RNG_TEST, 3 };
+    (void)state;
+    print_message("kill seed %d\n", (int)getpid());
+    for (int i = 0; done < kills && i < 100 * kills; i++) {
+        pid_t pid = fork();
+        int status;
+        assert_true(pid >= 0);
+        if (pid == 0)
+            become(resumable("killed") ? "resume" : "run", "killed");
+        usleep((useconds_t)(at_rng_uniform(&r, 0, (uint64_t)i) * 60000));
+        kill(pid, SIGKILL);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (!WIFEXITED(status)) {
+            done++;
+            continue;
+        }
+        assert_int_equal(WEXITSTATUS(status), 0);
+        same_runs("whole0", "killed");
+        finished++;
+        remove_run("killed");       /* and again, until there were enough     */
+    }
+    print_message("%d kills, %d runs reached their end\n", done, finished);
+    if (resumable("killed"))
+        assert_int_equal(resume("killed", NULL), AT_OK);
+    else
+        assert_int_equal(run(scratch, "killed", "checkpoint.every=1", NULL,
+                             NULL, NULL), AT_OK);
+    same_runs("whole0", "killed");
+}
+
+static void one_big_batch_equals_several_small(void **state)
+{
+    struct at_ctx cx;
+    struct at_metrics_row *x, *y;
+    size_t n, m;
+    bool torn;
+    (void)state;
+    at_ctx_init(&cx);
+    {
+        const char *one[] = { "batch.rows=6", "batch.accumulate=1",
+                              "train.dropout=0" };
+        const char *six[] = { "batch.rows=1", "batch.accumulate=6",
+                              "train.dropout=0" };
+        OK(&cx, at_run_train(&cx, recipe(&cx, scratch, "big", one, 3), true,
+                             NULL, NULL));
+        OK(&cx, at_run_train(&cx, recipe(&cx, scratch, "small", six, 3), true,
+                             NULL, NULL));
+    }
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir("big"), &x, &n, &torn));
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir("small"), &y, &m, &torn));
+    assert_int_equal(n, m);
+    for (size_t i = 0; i < n; i++) {
+        assert_true(fabs(x[i].loss - y[i].loss) < 2e-5);
+        assert_int_equal(x[i].targets, y[i].targets);
+        if (!x[i].eval)
+            assert_true(fabs(x[i].grad_norm / y[i].grad_norm - 1) < 1e-3);
+    }
+    at_ctx_finish(&cx);
+}
+
+/* The loss over a split, with rows packed or not, one or several at a time.  */
+static double split_loss(struct at_infer *in, struct at_ctx *cx,
+                         enum at_packing packing, size_t *n)
+{
+    struct at_loader_options o = { .split = AT_VALIDATION, .packing = packing,
+                                   .rows = in->st->set.rows,
+                                   .length = in->st->set.length, .once = true };
+    struct at_eval_sum sum = { 0 };
+    const struct at_batch *b = NULL;
+    struct at_loader *l;
+    struct at_data *d;
+    OK(cx, at_data_open(cx, &cx->run, in_dir("pairs.h5"), &d));
+    OK(cx, at_loader_create(cx, d, &o, &l));
+    while (!(b && b->last)) {
+        OK(cx, at_loader_next(cx, l, &b));
+        at_step_eval(in->st, b, &sum);
+    }
+    at_loader_destroy(l);
+    at_data_close(d);
+    *n = sum.n;
+    return sum.ce / (double)sum.n;
+}
+
+static void packing_and_batch_size_change_no_loss(void **state)
+{
+    double first = 0;
+    size_t count = 0;
+    (void)state;
+    for (size_t rows = 1; rows <= 8; rows += 7)
+        for (int p = AT_PACK_NONE; p <= AT_PACK_DOCS; p++) {
+            struct at_ctx cx;
+            struct at_infer *in;
+            double loss;
+            size_t n;
+            at_ctx_init(&cx);
+            OK(&cx, at_infer_open(&cx, in_dir("base.h5"), "cpu", 2, 0, 0, rows,
+                                  64, &in));
+            loss = split_loss(in, &cx, (enum at_packing)p, &n);
+            if (count == 0) {
+                first = loss;
+                count = n;
+            }
+            assert_int_equal(n, count);
+            assert_true(fabs(loss - first) < 1e-5);
+            at_infer_close(in);
+            at_ctx_finish(&cx);
+        }
+    assert_true(count > 100);
+}
+
+static void flip(const char *path, long at)
+{
+    FILE *f = fopen(path, "r+b");
+    int c;
+    assert_non_null(f);
+    fseek(f, at, at < 0 ? SEEK_END : SEEK_SET);
+    c = fgetc(f);
+    fseek(f, at, at < 0 ? SEEK_END : SEEK_SET);
+    fputc(c ^ 0x10, f);
+    fclose(f);
+}
+
+static void a_damaged_checkpoint_is_passed_over(void **state)
+{
+    struct stopper s = { .at = 7 };
+    char warned[4096] = "", err[4096];
+    struct stat st;
+    (void)state;
+    assert_int_equal(run(scratch, "hurt", NULL, stop_at, &s, err), AT_EINTR);
+    stat(in_dir("hurt/checkpoints/step-00000007.h5"), &st);
+    flip(in_dir("hurt/checkpoints/step-00000007.h5"), st.st_size / 2);
+    assert_int_equal(resume("hurt", warned), AT_OK);
+    assert_non_null(strstr(warned, "going on from step 6"));
+    same_runs("whole0", "hurt");
+    /* cut short */
+    s.stop = 0;
+    assert_int_equal(run(scratch, "cut", NULL, stop_at, &s, err), AT_EINTR);
+    assert_int_equal(truncate(in_dir("cut/checkpoints/step-00000007.h5"),
+                              st.st_size * 2 / 3), 0);
+    assert_int_equal(resume("cut", warned), AT_OK);
+    same_runs("whole0", "cut");
+}
+
+static void no_room_loses_nothing(void **state)
+{
+    struct stopper s = { .at = 7 };
+    char err[4096];
+    pid_t pid;
+    int status;
+    (void)state;
+    assert_int_equal(run(scratch, "full", NULL, stop_at, &s, err), AT_EINTR);
+    pid = fork();
+    if (pid == 0)
+        become("full", "full");
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_int_equal(resume("full", NULL), AT_OK);
+    same_runs("whole0", "full");
+    {
+        DIR *d = opendir(in_dir("full/checkpoints"));
+        struct dirent *e;
+        while ((e = readdir(d)))
+            assert_null(strstr(e->d_name, ".tmp"));
+        closedir(d);
+    }
+}
+
+static void poison(void *self, const struct at_progress *p)
+{
+    uint64_t *at = self;
+    if (p->r && p->job->s.step == *at) {
+        struct at_param *w =
+            at_param_find(&p->job->ps, "blocks.1.mlp.up_proj.weight");
+        ((float *)w->val.data)[3] = NAN;
+    }
+}
+
+static void a_bad_step_is_named_and_handled(void **state)
+{
+    char err[4096];
+    struct at_ctx cx;
+    struct at_metrics_row *rows;
+    uint64_t at = 4;
+    size_t n, skipped = 0;
+    bool torn;
+    (void)state;
+    assert_int_equal(run(scratch, "nan-stop", NULL, poison, &at, err),
+                     AT_ENONFINITE);
+    assert_non_null(strstr(err, "step 5"));
+    assert_non_null(strstr(err, "linear at blocks.1.mlp.up_proj"));
+    assert_non_null(strstr(err, "documents "));
+    assert_int_equal(run(scratch, "nan-back", "train.on_nonfinite=rollback",
+                         poison, &at, err), AT_OK);
+    at_ctx_init(&cx);
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir("nan-back"), &rows, &n,
+                            &torn));
+    for (size_t i = 0; i < n; i++) {
+        skipped += rows[i].skipped;
+        if (rows[i].step > 5)
+            assert_true(isfinite(rows[i].loss));
+    }
+    assert_int_equal(skipped, 1);
+    assert_int_equal(run(scratch, "nan-skip", "train.on_nonfinite=skip", poison,
+                         &at, err), AT_OK);
+    at_ctx_finish(&cx);
+}
+
+static void a_replayed_step_has_the_same_bits(void **state)
+{
+    struct at_ctx cx;
+    struct at_metrics_row *rows;
+    size_t n;
+    bool torn;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir("whole1"), &rows, &n, &torn));
+    for (uint64_t step = 1; step <= 12; step += 5) {
+        struct at_ctx one;
+        struct at_job *j;
+        struct at_step_result r;
+        const struct at_batch **b;
+        at_ctx_init(&one);
+        OK(&one, at_run_replay(&one, in_dir("whole1"), step, &j, &r, &b));
+        for (size_t i = 0; i < n; i++)
+            if (rows[i].step == step && !rows[i].eval) {
+                assert_memory_equal(&rows[i].loss, &r.loss, sizeof(double));
+                assert_memory_equal(&rows[i].grad_norm, &r.grad_norm,
+                                    sizeof(double));
+                assert_int_equal(rows[i].index, b[0]->from.index);
+            }
+        at_job_close(j);
+        at_ctx_finish(&one);
+    }
+    at_ctx_finish(&cx);
+}
+
+static void requests_that_cannot_work_are_refused(void **state)
+{
+    static const struct { const char *text, *over, *says; } bad[] = {
+        { scratch, "data.path=/nonexistent.h5", "/nonexistent.h5" },
+        { scratch, "batch.length=65", "batch.length" },
+        { lora, "lora.targets=qkv_proj", "fits no site" },
+        { lora, "model.path=/tmp", "without a checkpoint" },
+        { scratch, "batch.rows=1000000", "batch.rows" },
+        { scratch, "freeze=.", "nothing is trained" },
+        { lora, "batch.length=8", "the longest document" },
+    };
+    char err[4096];
+    (void)state;
+    for (size_t i = 0; i < AT_COUNT(bad); i++) {
+        struct stat st;
+        int rc = run(bad[i].text, "refused", bad[i].over, NULL, NULL, err);
+        if (rc >= 0 || !strstr(err, bad[i].says))
+            fail_msg("'%s' gave %d: %s", bad[i].over, rc, err);
+        assert_true(stat(in_dir("refused/recipe.yaml"), &st) < 0);
+    }
+    assert_int_equal(run(scratch, "whole0", NULL, NULL, NULL, err), AT_EINVAL);
+    assert_non_null(strstr(err, "attune resume"));
+}
+
+static void another_tokenizer_is_refused(void **state)
+{
+    struct at_ctx cx;
+    char err[4096], over[600];
+    (void)state;
+    at_ctx_init(&cx);
+    make_tokenizer(&cx, 300, "tok2.h5");
+    make_data(&cx, "tok2.h5", "pairs2.h5");
+    snprintf(over, sizeof over, "data.path=%s/pairs2.h5", dir);
+    assert_int_equal(run(lora, "refused", over, NULL, NULL, err), AT_EINVAL);
+    assert_non_null(strstr(err, "another tokenizer"));
+    assert_non_null(strstr(err, "attune data"));
+    at_ctx_finish(&cx);
+}
+
+static void an_adapter_knows_its_base(void **state)
+{
+    struct at_ctx cx;
+    struct at_infer *in;
+    double off;
+    bool same;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_infer_open(&cx, in_dir("whole1"), "cpu", 2, 1, 64, 0, 0, &in));
+    OK(&cx, at_infer_merge(&cx, in, &off, &same));
+    assert_true(off < 1e-4 && off > 0);
+    assert_true(same);
+    OK(&cx, at_model_write(&cx, in_dir("merged.h5"), &in->m->d, in->m->tok,
+                           &in->ps));
+    at_infer_close(in);
+    /* the base is replaced by another model of the same shape                */
+    assert_int_equal(rename(in_dir("base.h5"), in_dir("kept.h5")), 0);
+    assert_int_equal(rename(in_dir("merged.h5"), in_dir("base.h5")), 0);
+    assert_int_equal(at_infer_open(&cx, in_dir("whole1"), "cpu", 2, 1, 64, 0, 0,
+                                   &in), AT_EFORMAT);
+    assert_non_null(strstr(cx.err.msg, "another model"));
+    assert_int_equal(rename(in_dir("kept.h5"), in_dir("base.h5")), 0);
+    at_ctx_finish(&cx);
+}
+
+struct taken { int32_t id[4][64]; size_t n[4]; };
+
+static bool take(void *self, size_t row, int32_t id, double logp)
+{
+    struct taken *t = self;
+    assert_true(logp <= 0);
+    t->id[row][t->n[row]++] = id;
+    return true;
+}
+
+static void cached_decoding_equals_one_forward(void **state)
+{
+    static const int32_t ids[] = { 5, 9, 40, 12, 7, 3, 8 };
+    struct at_sampling s = { .temperature = 1, .top_p = 0.95, .seed = 4 };
+    struct at_prompt p[4];
+    struct taken all = { 0 }, one = { 0 };
+    struct at_ctx cx;
+    struct at_infer *in;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_infer_open(&cx, in_dir("base.h5"), "cpu", 2, 4, 64, 0, 0, &in));
+    for (uint32_t r = 0; r < 4; r++)
+        p[r] = (struct at_prompt){ ids, 3 + r, r };
+    OK(&cx, at_generate(in->gen, p, 4, 20, &s, take, &all));
+    for (size_t r = 0; r < 4; r++) {
+        one.n[0] = 0;
+        OK(&cx, at_generate(in->gen, &p[r], 1, 20, &s, take, &one));
+        assert_int_equal(one.n[0], 20);
+        assert_memory_equal(one.id[0], all.id[r], 20 * sizeof(int32_t));
+    }
+    /* greedy, against the logits of everything so far in one pass            */
+    s.temperature = 0;
+    one.n[0] = 0;
+    OK(&cx, at_generate(in->gen, p, 1, 20, &s, take, &one));
+    for (size_t i = 0; i < 20; i++) {
+        int32_t text[64];
+        const at_real *logits;
+        memcpy(text, ids, 3 * sizeof *ids);
+        memcpy(text + 3, one.id[0], i * sizeof *ids);
+        OK(&cx, at_generator_logits(in->gen, text, 3 + i, &logits));
+        for (size_t v = 0; v < in->m->d.V; v++)
+            assert_true(logits[v] <= logits[one.id[0][i]] + 1e-4f);
+    }
+    at_infer_close(in);
+    at_ctx_finish(&cx);
+}
+
+static int setup(void **state)
+{
+    struct at_ctx cx;
+    struct at_infer *in;
+    (void)state;
+    if (!mkdtemp(dir))
+        return -1;
+    at_ctx_init(&cx);
+    write_texts();
+    make_tokenizer(&cx, 320, "tok.h5");
+    make_data(&cx, "tok.h5", "pairs.h5");
+    OK(&cx, at_run_train(&cx, recipe(&cx, scratch, "first", NULL, 0), true,
+                         NULL, NULL));
+    OK(&cx, at_infer_open(&cx, in_dir("first"), "cpu", 2, 1, 32, 0, 0, &in));
+    OK(&cx, at_model_write(&cx, in_dir("base.h5"), &in->m->d, in->m->tok,
+                           &in->ps));
+    at_infer_close(in);
+    at_ctx_finish(&cx);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    char cmd[600];
+    (void)state;
+    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
+    return system(cmd);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(stopped_and_resumed_is_undisturbed),
+        cmocka_unit_test(recomputing_changes_no_bit_of_a_run),
+        cmocka_unit_test(killed_anywhere_nothing_is_lost),
+        cmocka_unit_test(one_big_batch_equals_several_small),
+        cmocka_unit_test(packing_and_batch_size_change_no_loss),
+        cmocka_unit_test(a_damaged_checkpoint_is_passed_over),
+        cmocka_unit_test(no_room_loses_nothing),
+        cmocka_unit_test(a_bad_step_is_named_and_handled),
+        cmocka_unit_test(a_replayed_step_has_the_same_bits),
+        cmocka_unit_test(requests_that_cannot_work_are_refused),
+        cmocka_unit_test(another_tokenizer_is_refused),
+        cmocka_unit_test(an_adapter_knows_its_base),
+        cmocka_unit_test(cached_decoding_equals_one_forward),
+    };
+    if (argc == 4)
+        return child(argv[1], argv[2], argv[3]);
+    cmocka_set_test_filter(getenv("AT_ONLY"));
+    return cmocka_run_group_tests_name("train", tests, setup, teardown);
+}
