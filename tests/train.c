@@ -312,6 +312,23 @@ static void become(const char *what, const char *name)
     _exit(9);
 }
 
+static void note_plan(void *self, const struct at_progress *p)
+{
+    *(size_t *)self = at_job_bytes(p->job);
+}
+
+/* A run of some 150 MB; 0 when its peak is below its plan, and near it.      */
+static int planned(const char *name)
+{
+    size_t plan = 0, peak;
+    int rc = run(scratch, name, "batch.rows=192", note_plan, &plan, NULL);
+    peak = at_peak_rss_bytes();
+    print_message("planned %.2f MiB, peak %.2f MiB\n",
+                  (double)plan / 1048576, (double)peak / 1048576);
+    return !(rc == AT_OK && peak <= plan &&
+             (double)peak >= 0.98 * (double)plan);
+}
+
 static int child(const char *what, const char *where, const char *name)
 {
     struct rlimit most = { 60000, 60000 };
@@ -322,6 +339,8 @@ static int child(const char *what, const char *where, const char *name)
         return run(scratch, name, "checkpoint.every=1", NULL, NULL, NULL) < 0;
     if (strcmp(what, "resume") == 0)
         return resume(name, NULL) < 0;
+    if (strcmp(what, "planned") == 0)
+        return planned(name);
     /* "full": files may not grow beyond a limit; the failure must say so.    */
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &most);
@@ -688,6 +707,24 @@ static void cached_decoding_equals_one_forward(void **state)
     at_ctx_finish(&cx);
 }
 
+/* A sanitizer's own memory has no place in a plan.                           */
+static void a_run_needs_what_its_plan_says(void **state)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    (void)state;
+    skip();
+#else
+    pid_t pid = fork();
+    int status;
+    (void)state;
+    if (pid == 0)
+        become("planned", "planned");
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+#endif
+}
+
 static int setup(void **state)
 {
     struct at_ctx cx;
@@ -733,6 +770,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(another_tokenizer_is_refused),
         cmocka_unit_test(an_adapter_knows_its_base),
         cmocka_unit_test(cached_decoding_equals_one_forward),
+        cmocka_unit_test(a_run_needs_what_its_plan_says),
     };
     if (argc == 4)
         return child(argv[1], argv[2], argv[3]);

@@ -28,7 +28,8 @@ struct at_state {
 
 enum at_memory_class { AT_MEM_PROCESS, AT_MEM_FROZEN, AT_MEM_TRAINED,
                        AT_MEM_GRADS, AT_MEM_OPTIM, AT_MEM_ACTIVATIONS,
-                       AT_MEM_BATCHES, AT_MEM_SAMPLES, AT_MEM_CLASSES };
+                       AT_MEM_BATCHES, AT_MEM_SAMPLES, AT_MEM_FILES,
+                       AT_MEM_CLASSES };
 extern const char *const at_memory_names[AT_MEM_CLASSES];
 
 struct at_job {
