@@ -172,7 +172,7 @@ static void docs_rule(struct at_text *t, const struct at_rule *rule)
 
 static const char docs_head[] =
     "# Recipes\n\n"
-    "<!-- Printed by `attune keys --markdown` from recipes/schema.c; a test "
+    "<!-- Printed by `attune recipe docs` from recipes/schema.c; a test "
     "compares. -->\n\n"
     "A recipe is a YAML file that names all there is to a run.  Every key "
     "below has a\ndefault unless it says otherwise; an unknown key, a wrong "
