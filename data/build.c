@@ -140,11 +140,19 @@ static int append_ids(struct build *b, const int32_t *ids, size_t n)
                         wide, n);
 }
 
+/* By the hash of its tokens: stable under reordering, duplicates on one side. */
+static uint8_t split_of(const struct build *b, const int32_t *ids, size_t n)
+{
+    struct at_hash h = at_hash(ids, n * sizeof *ids);
+    return (double)(h.lo >> 11) * 0x1p-53 < b->o->validation ? AT_VALIDATION
+                                                             : AT_TRAIN;
+}
+
 static int append_doc(struct build *b, const struct at_sample *s,
-                      const struct encoded *e, size_t from, size_t to,
-                      uint8_t split)
+                      const struct encoded *e, size_t from, size_t to)
 {
     struct at_ctx *cx = b->cx;
+    uint8_t split = split_of(b, e->ids.id + from, to - from);
     uint64_t end = b->n_tokens + (to - from);
     int rc = append_ids(b, e->ids.id + from, to - from);
     if (rc == AT_OK)
@@ -171,15 +179,12 @@ static int append_batch(struct build *b)
     for (size_t i = 0; i < b->n && rc == AT_OK; i++) {
         const struct encoded *e = &b->enc[i];
         const struct at_sample *s = &b->sample[i];
-        struct at_hash h = at_hash(s->text, s->n);
-        uint8_t split = (double)(h.lo >> 11) * 0x1p-53 < b->o->validation
-                            ? AT_VALIDATION : AT_TRAIN;
         size_t from = 0;
         b->stats->cut += e->cut;
         b->stats->cut_tokens += e->cut_tokens;
         b->stats->emptied += e->emptied;
         for (size_t k = 0; k < e->n_docs && rc == AT_OK; k++) {
-            rc = append_doc(b, s, e, from, e->end[k], split);
+            rc = append_doc(b, s, e, from, e->end[k]);
             from = e->end[k] - 1;
         }
         at_arena_reset(&b->cx->scratch);

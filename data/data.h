@@ -35,7 +35,7 @@ struct at_data_options {
     const char *separator;      /* plain text: ends a document; NULL: none    */
     size_t max_length;          /* tokens a document; longer: pairs are cut at
                                    their end, texts become several            */
-    double validation;          /* share of documents, by hash of their text  */
+    double validation;          /* share of documents, by hash of their ids   */
     double max_cut;             /* share of pairs that may be cut or emptied  */
     bool skip_bad;              /* bad samples are counted, not fatal         */
     int n_threads;

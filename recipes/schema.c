@@ -1,5 +1,5 @@
 /* Every key of a recipe, one row each, and the rules between keys.  Printed as
- * docs/recipes.md; `attune recipe keys` prints it shorter.                          */
+ * docs/recipes.md; `attune recipe keys` prints it shorter.                   */
 #include "recipes/schema.h"
 
 #include <string.h>
