@@ -128,7 +128,9 @@ extern const struct at_op *const at_ops[AT_OP_COUNT];
 
 /* ---- params ------------------------------------------------------------- */
 
-enum at_init_kind { AT_INIT_ZERO, AT_INIT_ONE, AT_INIT_NORMAL, AT_INIT_UNIFORM };
+enum at_init_kind {
+    AT_INIT_ZERO, AT_INIT_ONE, AT_INIT_NORMAL, AT_INIT_UNIFORM
+};
 struct at_init { enum at_init_kind kind; double scale; };   /* std or bound   */
 
 struct at_param {

@@ -210,17 +210,18 @@ struct at_val *at_attention_cached(struct at_graph *g, struct at_val *q,
 
 const struct at_op at_op_rope = {
     "rope", 3, 3, 1, 0, 0, 1, rope_shape, rope_run, rope_grad, NULL,
-    { { .in = { { { 3, 8 } }, { { 5, 2, 2 }, .frozen = true },
-                { { 3 }, .ids = 5 } }, .attr = { .i = { 2, 0, 1 } } },
-      { .in = { { { 3, 8 } }, { { 5, 2, 2 }, .frozen = true },
-                { { 3 }, .ids = 5 } }, .attr = { .i = { 2, 1, 1 } } } }
+    { { .in = { { .d = { 3, 8 } }, { .d = { 5, 2, 2 }, .frozen = true },
+                { .d = { 3 }, .ids = 5 } }, .attr = { .i = { 2, 0, 1 } } },
+      { .in = { { .d = { 3, 8 } }, { .d = { 5, 2, 2 }, .frozen = true },
+                { .d = { 3 }, .ids = 5 } }, .attr = { .i = { 2, 1, 1 } } } }
 };
 const struct at_op at_op_attn = {
     "attn", 1, 4, 2, 0, 0, 0, attn_shape, attn_run, attn_grad, attn_flops,
-    { { .in = { { { 6, 12 } }, { { 6, 6 } }, { { 6, 6 } },
-                { { 6 }, .ids = 1 } },
+    { { .in = { { .d = { 6, 12 } }, { .d = { 6, 6 } }, { .d = { 6, 6 } },
+                { .d = { 6 }, .ids = 1 } },
         .attr = { 0.5, { 1, 4, 2 } } },
-      { .in = { { { 5, 18 } }, { { 0 } }, { { 0 } }, { { 5 }, .ids = 1 } },
+      { .in = { { .d = { 5, 18 } }, { .d = { 0 } }, { .d = { 0 } },
+                { .d = { 5 }, .ids = 1 } },
         .attr = { 0.7, { 1, 2, 2 } } } }
 };
 const struct at_op at_op_attn_bwd = {

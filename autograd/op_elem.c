@@ -161,17 +161,19 @@ struct at_val *at_dropout(struct at_graph *g, struct at_val *x, double p)
 
 const struct at_op at_op_act = {
     "act", 1, 1, 1, 0, 0, 1, like_first, act_run, act_grad, NULL,
-    { { .in = { { { 3, 7 } } }, .attr = { .i = { AT_GELU_TANH } } },
-      { .in = { { { 3, 7 } } }, .attr = { .i = { AT_GELU_ERF } } },
-      { .in = { { { 3, 7 } } }, .attr = { .i = { AT_SILU } } } }
+    { { .in = { { .d = { 3, 7 } } }, .attr = { .i = { AT_GELU_TANH } } },
+      { .in = { { .d = { 3, 7 } } }, .attr = { .i = { AT_GELU_ERF } } },
+      { .in = { { .d = { 3, 7 } } }, .attr = { .i = { AT_SILU } } } }
 };
 const struct at_op at_op_act_bwd = {
-    "act_bwd", 2, 2, 1, 0, 0, 1, like_first, act_bwd_run, NULL, NULL, { { .tol = 0 } }
+    "act_bwd", 2, 2, 1, 0, 0, 1, like_first, act_bwd_run, NULL, NULL,
+    { { .tol = 0 } }
 };
 const struct at_op at_op_glu = {
     "glu", 2, 2, 1, 0, 0, 0, like_first, glu_run, glu_grad, NULL,
-    { { .in = { { { 3, 7 } }, { { 3, 7 } } }, .attr = { .i = { AT_SILU } } },
-      { .in = { { { 2, 4 } }, { { 2, 4 } } },
+    { { .in = { { .d = { 3, 7 } }, { .d = { 3, 7 } } },
+              .attr = { .i = { AT_SILU } } },
+      { .in = { { .d = { 2, 4 } }, { .d = { 2, 4 } } },
         .attr = { .i = { AT_GELU_TANH } } } }
 };
 const struct at_op at_op_glu_bwd = {
@@ -180,17 +182,17 @@ const struct at_op at_op_glu_bwd = {
 };
 const struct at_op at_op_add = {
     "add", 2, 2, 1, 0, 0, 2, like_first, add_run, add_grad, NULL,
-    { { .in = { { { 3, 4 } }, { { 3, 4 } } } } }
+    { { .in = { { .d = { 3, 4 } }, { .d = { 3, 4 } } } } }
 };
 const struct at_op at_op_mul = {
     "mul", 2, 2, 1, 1, 0, 2, like_first, mul_run, mul_grad, NULL,
-    { { .in = { { { 3, 4 } }, { { 3, 4 } } } } }
+    { { .in = { { .d = { 3, 4 } }, { .d = { 3, 4 } } } } }
 };
 const struct at_op at_op_scale = {
     "scale", 1, 1, 1, 1, 0, 1, like_first, scale_run, scale_grad, NULL,
-    { { .in = { { { 3, 4 } } }, .attr = { .s = -1.5 } } }
+    { { .in = { { .d = { 3, 4 } } }, .attr = { .s = -1.5 } } }
 };
 const struct at_op at_op_dropout = {
     "dropout", 1, 1, 1, 0, 0, 1, dropout_shape, dropout_run, dropout_grad,
-    NULL, { { .in = { { { 5, 9 } } }, .attr = { .s = 0.4 } } }
+    NULL, { { .in = { { .d = { 5, 9 } } }, .attr = { .s = 0.4 } } }
 };

@@ -170,22 +170,25 @@ struct at_val *at_linear_add(struct at_graph *g, struct at_val *y0,
 const struct at_op at_op_linear = {
     "linear", 2, 3, 1, 0, 0, 0, linear_shape, linear_run, linear_grad,
     linear_flops,
-    { { .in = { { { 3, 5 } }, { { 4, 5 } }, { { 4 } } }, .attr = { .s = 1 } },
-      { .in = { { { 7, 1 } }, { { 2, 1 } } }, .attr = { .s = -0.5 } },
-      { .in = { { { 3, 5 } }, { { 4, 5 }, .frozen = true } },
+    { { .in = { { .d = { 3, 5 } }, { .d = { 4, 5 } }, { .d = { 4 } } },
+              .attr = { .s = 1 } },
+      { .in = { { .d = { 7, 1 } }, { .d = { 2, 1 } } }, .attr = { .s = -0.5 } },
+      { .in = { { .d = { 3, 5 } }, { .d = { 4, 5 }, .frozen = true } },
         .attr = { .s = 2 } } }
 };
 const struct at_op at_op_linear_add = {
     "linear_add", 3, 3, 1, 0, 0, 1, linear_add_shape, linear_add_run,
     linear_add_grad, linear_add_flops,
-    { { .in = { { { 3, 4 } }, { { 3, 5 } }, { { 4, 5 } } },
+    { { .in = { { .d = { 3, 4 } }, { .d = { 3, 5 } }, { .d = { 4, 5 } } },
         .attr = { .s = 1.5 } } }
 };
 const struct at_op at_op_linear_dx = {
-    "linear_dx", 2, 2, 1, 1, 0, 0, dx_shape, dx_run, NULL, linear_flops, { { .tol = 0 } }
+    "linear_dx", 2, 2, 1, 1, 0, 0, dx_shape, dx_run, NULL, linear_flops,
+    { { .tol = 0 } }
 };
 const struct at_op at_op_linear_dw = {
-    "linear_dw", 2, 2, 1, 1, 0, 0, dw_shape, dw_run, NULL, dw_flops, { { .tol = 0 } }
+    "linear_dw", 2, 2, 1, 1, 0, 0, dw_shape, dw_run, NULL, dw_flops,
+    { { .tol = 0 } }
 };
 const struct at_op at_op_bias_db = {
     "bias_db", 1, 1, 2, 1, 0, 0, db_shape, db_run, NULL, NULL, { { .tol = 0 } }

@@ -111,8 +111,8 @@ struct at_val *at_layernorm(struct at_graph *g, struct at_val *x,
 
 const struct at_op at_op_rmsnorm = {
     "rmsnorm", 2, 2, 2, 0, 0, 0, rms_shape, rms_run, rms_grad, NULL,
-    { { .in = { { { 3, 7 } }, { { 7 } } }, .attr = { .s = 1e-5 } },
-      { .in = { { { 2, 5 } }, { { 5 }, .frozen = true } },
+    { { .in = { { .d = { 3, 7 } }, { .d = { 7 } } }, .attr = { .s = 1e-5 } },
+      { .in = { { .d = { 2, 5 } }, { .d = { 5 }, .frozen = true } },
         .attr = { .s = 1e-2 } } }
 };
 const struct at_op at_op_rmsnorm_bwd = {
@@ -121,11 +121,13 @@ const struct at_op at_op_rmsnorm_bwd = {
 };
 const struct at_op at_op_layernorm = {
     "layernorm", 3, 3, 3, 0, 0, 0, layer_shape, layer_run, layer_grad, NULL,
-    { { .in = { { { 3, 7 } }, { { 7 } }, { { 7 } } }, .attr = { .s = 1e-5 } },
-      { .in = { { { 2, 5 } }, { { 5 }, .frozen = true },
-                { { 5 }, .frozen = true } }, .attr = { .s = 1e-2 } } }
+    { { .in = { { .d = { 3, 7 } }, { .d = { 7 } }, { .d = { 7 } } },
+              .attr = { .s = 1e-5 } },
+      { .in = { { .d = { 2, 5 } }, { .d = { 5 }, .frozen = true },
+                { .d = { 5 }, .frozen = true } }, .attr = { .s = 1e-2 } } }
 };
 const struct at_op at_op_layernorm_bwd = {
-    "layernorm_bwd", 5, 5, 4, 7, 7, 0, layer_bwd_shape, layer_bwd_run, NULL, NULL,
+    "layernorm_bwd", 5, 5, 4, 7, 7, 0, layer_bwd_shape, layer_bwd_run, NULL,
+    NULL,
     { { .tol = 0 } }
 };

@@ -202,7 +202,7 @@ struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
 
 const struct at_op at_op_rows = {
     "rows", 2, 2, 1, 0, 0, 0, rows_shape, rows_run, rows_grad, NULL,
-    { { .in = { { { 5, 3 } }, { { 7 }, .ids = 5 } } } }
+    { { .in = { { .d = { 5, 3 } }, { .d = { 7 }, .ids = 5 } } } }
 };
 const struct at_op at_op_rows_bwd = {
     "rows_bwd", 2, 2, 1, 1, 0, 0, rows_bwd_shape, rows_bwd_run, NULL, NULL,
@@ -211,8 +211,8 @@ const struct at_op at_op_rows_bwd = {
 const struct at_op at_op_linear_xent = {
     "linear_xent", 4, 4, 5, 0, 0, 0, xent_shape, xent_run, xent_grad,
     xent_flops,
-    { { .in = { { { 6, 3 } }, { { 5, 3 } }, { { 6 }, .ids = 5 },
-                { { 6 }, .frozen = true } } },
-      { .in = { { { 6, 3 } }, { { 5, 3 }, .frozen = true },
-                { { 6 }, .ids = 5 }, { { 6 }, .frozen = true } } } }
+    { { .in = { { .d = { 6, 3 } }, { .d = { 5, 3 } }, { .d = { 6 }, .ids = 5 },
+                { .d = { 6 }, .frozen = true } } },
+      { .in = { { .d = { 6, 3 } }, { .d = { 5, 3 }, .frozen = true },
+                { .d = { 6 }, .ids = 5 }, { .d = { 6 }, .frozen = true } } } }
 };

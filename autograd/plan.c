@@ -244,7 +244,7 @@ bool at_all_finite(const at_real *x, size_t n)
     return bad == 0;
 }
 
-/* Scratch holds what it held: only outputs that are read or kept are looked at. */
+/* Scratch holds what it held: only outputs that are read or kept count.      */
 static bool is_result(const struct at_node *n, int o)
 {
     const struct at_val *v = n->out[o];
