@@ -349,9 +349,10 @@ static int child(const char *what, const char *where, const char *name)
     if (rc != AT_EIO || !strstr(cx.err.msg, "cannot be written") ||
         !strstr(cx.err.msg, "checkpoint")) {
         print_error("%d: %s\n", rc, cx.err.msg);
-        return 1;
+        rc = AT_OK;
     }
-    return 0;
+    at_ctx_finish(&cx);
+    return rc == AT_OK;         /* it must have failed                        */
 }
 
 /* A child is killed at a random moment, again and again, until it is done.   */
