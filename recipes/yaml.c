@@ -260,7 +260,8 @@ static void unknown(struct at_load *l, struct at_src at, const char *path)
     const char *near = at_load_full(l) ? NULL : meant(path);
     at_load_fault(l, at, "there is no key '%s'%s%s%s",
                   at_load_shown(buf, path, strlen(path)),
-                  near ? ": did you mean " : "; `attune recipe keys` lists them",
+                  near ? ": did you mean "
+                       : "; `attune recipe keys` lists them",
                   near ? near : "", near ? "?" : "");
 }
 

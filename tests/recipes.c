@@ -160,7 +160,7 @@ static void spellings_are_taken_or_refused(void **state)
         { "lr: 1", "did you mean optim.lr?" },
         { "lorra: {rank: 8}", "did you mean lora?" },
         { "optimm: {lr: 8}", "did you mean optim?" },
-        { "zebra_crossing: 1", "`attune keys` lists them" },
+        { "zebra_crossing: 1", "`attune recipe keys` lists them" },
         { "seed: 1\nseed: 2", "a.yaml:2:7: seed is spelled twice; the first "
                               "is in line 1" },
         { "lora: {}\nlora: {}", "opened twice; the first is in line 1" },

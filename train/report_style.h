@@ -26,7 +26,7 @@ static const char *const page_style[] = {
 "grid-template-columns:repeat(auto-fit,minmax(128px,1fr));margin:0 0 14px}",
 ".tile,figure,.card{background:var(--card);border:1px solid var(--line);"
 "border-radius:10px}",
-".tile{padding:11px 13px}.tile b{display:block;font-size:22px;"
+".tile{padding:11px 13px}.tile b{display:block;font-size:20px;white-space:nowrap;"
 "font-weight:600;font-variant-numeric:tabular-nums;line-height:1.3}",
 ".tile span{color:var(--soft);font-size:12.5px;display:block}",
 "figure{margin:0;padding:14px 12px 8px;position:relative;min-width:0}",
