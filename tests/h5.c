@@ -13,7 +13,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct place { struct at_ctx cx; char dir[64], path[96]; };
+struct place { struct at_ctx cx; char dir[64], path[96]; ssize_t n_ids; };
+
+/* HDF5 1.10 loses the header of an object whose checksum is wrong; what we
+ * might lose ourselves are ids of files and arrays, which are counted.       */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libhdf5";
+}
+
+static ssize_t open_ids(void)
+{
+    return H5Fget_obj_count((hid_t)H5F_OBJ_ALL, H5F_OBJ_ALL);
+}
 
 static int setup(void **state)
 {
@@ -25,6 +38,8 @@ static int setup(void **state)
     if (!mkdtemp(p->dir))
         return -1;
     snprintf(p->path, sizeof p->path, "%s/f.h5", p->dir);
+    H5open();
+    p->n_ids = open_ids();
     *state = p;
     return 0;
 }
@@ -38,6 +53,10 @@ static int teardown(void **state)
     rc = rmdir(p->dir);
     if (rc != 0)
         print_error("%s: something was left behind\n", p->dir);
+    if (open_ids() != p->n_ids) {
+        print_error("HDF5 ids were left open\n");
+        rc = -1;
+    }
     at_ctx_finish(&p->cx);
     free(p);
     return rc;
