@@ -1,38 +1,45 @@
-/* Attention in tiles that fit the stack.  Forward: LANES queries stand in the
+/* Attention in tiles that fit the stack.  Forward: QUERIES queries stand in the
  * lanes of two vectors, so that the softmax is vertical and nothing is turned
- * but q on the way in and y on the way out.  Scores are kept times log2(e).  */
+ * but q on the way in and y on the way out.  A group of tiles shares each copy
+ * of keys and values.  Scores are kept times log2(e).                        */
 #include "kernels/cpu/vec.h"
 
 enum {
-    TILE = W == 16 ? 8 : 4,        /* rows of a register tile                    */
+    TILE = W == 16 ? 8 : 4,     /* rows of a register tile                    */
     QUERIES = 2 * W,            /* lanes                                      */
     KEYS = 64,                  /* keys seen at a time                        */
+    GROUP = 4,                  /* tiles of queries that share them           */
 };
 
-/* Queries that see the same keys: lane i sees keys lo[i] .. hi[i].           */
-struct lanes {
-    const float *q[QUERIES];
-    float *y[QUERIES], *lse[QUERIES];   /* lse[i] NULL: not wanted            */
-    int32_t lo[QUERIES], hi[QUERIES];
-    size_t n;                   /* lanes in use                               */
-    const float *k, *v;         /* key 0, value 0                             */
+struct cached {                 /* keys and values, key 0 first               */
+    const float *k, *v;
     size_t ld_k, ld_v, K;
-    float scale;
 };
 
-struct span { int32_t lo_min, lo_max, hi_min, hi_max; };
+/* Queries side by side: lane i sees keys lo[i] .. hi[i].                     */
+struct lanes {
+    size_t n;                   /* lanes in use                               */
+    const float *from[QUERIES];
+    float *to[QUERIES], *lse[QUERIES];  /* lse[i] NULL: not wanted            */
+    int32_t lo[QUERIES], hi[QUERIES];
+    int32_t lo_min, lo_max, hi_min, hi_max;
+    vec top[2], sum[2];         /* so far: largest score, sum of weights      */
+    float q[AT_HEAD_MAX * QUERIES], y[AT_HEAD_MAX * QUERIES];
+};
 
-static struct span span_of(const int32_t *lo, const int32_t *hi, size_t n)
+static void lanes_add(struct lanes *t, const float *from, float *to, float *lse,
+                      int32_t lo, int32_t hi)
 {
-    struct span s = { lo[0], lo[0], hi[0], hi[0] };
-    for (size_t i = 1; i < n; i++) {
-        s.lo_min = lo[i] < s.lo_min ? lo[i] : s.lo_min;
-        s.lo_max = lo[i] > s.lo_max ? lo[i] : s.lo_max;
-        s.hi_min = hi[i] < s.hi_min ? hi[i] : s.hi_min;
-        s.hi_max = hi[i] > s.hi_max ? hi[i] : s.hi_max;
-    }
-    return s;
+    size_t i = t->n++;
+    t->from[i] = from;
+    t->to[i] = to;
+    t->lse[i] = lse;
+    t->lo[i] = lo;
+    t->hi[i] = hi;
 }
+
+/* One vector of lanes is enough for few queries.                             */
+static int width(const struct lanes *t) { return t->n > W ? 2 : 1; }
 
 /* to[c * QUERIES + i] = from[i][c] * s; unused lanes become zero.            */
 static void lanes_in(float *to, const float *const *from, size_t n, size_t K,
@@ -69,11 +76,31 @@ static void lanes_out(float *const *to, const float *from, const float *factor,
         }
 }
 
-/* rows x V vectors of  to[r] = from[r] * factor + sum over k of
- * a[r * ra + k * ka] b[k]; from NULL: 0.  b, to and from have QUERIES columns. */
-HOT void product_rows(float *to, const float *from, const vec *factor,
-                      const float *a, size_t ra, size_t ka, const float *b,
-                      size_t n, const int rows, const int V)
+/* Rows to r < n, ld apart, zero behind column K; kept an odd number of vectors
+ * apart where K is a power of two, or a column of them would share few sets of
+ * the cache.                                                                 */
+enum { LD_MAX = AT_HEAD_MAX + W };
+
+static size_t ld_of(size_t K) { return K / W * W + W; }
+
+static void rows_in(float *to, const float *from, size_t ld_from, size_t n,
+                    size_t K)
+{
+    size_t ld = ld_of(K);
+    for (size_t r = 0; r < n; r++) {
+        size_t c = 0;
+        for (; c + W <= K; c += W)
+            v_store(to + r * ld + c, v_load(from + r * ld_from + c));
+        v_store(to + r * ld + c, v_load_n(from + r * ld_from + c, K - c));
+    }
+}
+
+/* rows x V vectors of  to[r] = to[r] * factor + sum over k < n of
+ * a[r * ra + k * ka] b[k]; factor NULL: to is not read.  b and to have QUERIES
+ * columns.                                                                   */
+HOT void product_rows(float *to, const vec *factor, const float *a, size_t ra,
+                      size_t ka, const float *b, size_t n, const int rows,
+                      const int V)
 {
     vec acc[TILE * 2];
 #pragma GCC unroll 8
@@ -81,8 +108,8 @@ HOT void product_rows(float *to, const float *from, const vec *factor,
 #pragma GCC unroll 2
         for (int v = 0; v < V; v++) {
             acc[r * V + v] = (vec){ 0 };
-            if (from)
-                acc[r * V + v] = v_load(from + r * QUERIES + v * W) * factor[v];
+            if (factor)
+                acc[r * V + v] = v_load(to + r * QUERIES + v * W) * factor[v];
         }
     v_outer(acc, rows, V, a, ra, ka, b, QUERIES, n);
 #pragma GCC unroll 8
@@ -92,17 +119,38 @@ HOT void product_rows(float *to, const float *from, const vec *factor,
             v_store(to + r * QUERIES + v * W, acc[r * V + v]);
 }
 
-HOT void product(float *to, const float *from, const vec *factor,
-                 const float *a, size_t ra, size_t ka, const float *b,
-                 size_t rows, size_t n, const int V)
+HOT void product_v(float *to, const vec *factor, const float *a, size_t ra,
+                   size_t ka, const float *b, size_t rows, size_t n,
+                   const int V)
 {
     size_t r = 0;
     for (; r + TILE <= rows; r += TILE)
-        product_rows(to + r * QUERIES, from ? from + r * QUERIES : NULL, factor,
-                     a + r * ra, ra, ka, b, n, TILE, V);
+        product_rows(to + r * QUERIES, factor, a + r * ra, ra, ka, b, n, TILE,
+                     V);
     for (; r < rows; r++)
-        product_rows(to + r * QUERIES, from ? from + r * QUERIES : NULL, factor,
-                     a + r * ra, ra, ka, b, n, 1, V);
+        product_rows(to + r * QUERIES, factor, a + r * ra, ra, ka, b, n, 1, V);
+}
+
+/* Apart from their callers: a larger function would run out of registers.
+ * Here a's rows (inner) or columns (outer) stand side by side in memory.     */
+static __attribute__((noinline)) void
+product_inner(float *to, const float *a, size_t ld, const float *b, size_t rows,
+              size_t n, int V)
+{
+    if (V == 2)
+        product_v(to, NULL, a, ld, 1, b, rows, n, 2);
+    else
+        product_v(to, NULL, a, ld, 1, b, rows, n, 1);
+}
+
+static __attribute__((noinline)) void
+product_outer(float *to, const vec *factor, const float *a, size_t ld,
+              const float *b, size_t rows, size_t n, int V)
+{
+    if (V == 2)
+        product_v(to, factor, a, 1, ld, b, rows, n, 2);
+    else
+        product_v(to, factor, a, 1, ld, b, rows, n, 1);
 }
 
 /* Scores outside lo .. hi of their lane become -inf.                         */
@@ -124,8 +172,7 @@ static void hide(float *score, int32_t from, size_t n, const int32_t *lo,
 
 /* One online-softmax step: scores become weights against the new maximum;
  * fade is what the older weights shrink by.                                  */
-HOT void soften(float *score, size_t n, vec *top, vec *sum, vec *fade,
-                const int V)
+static void soften(float *score, size_t n, vec *top, vec *sum, vec *fade, int V)
 {
     for (int v = 0; v < V; v++) {
         vec m = top[v], s = { 0 };
@@ -143,106 +190,140 @@ HOT void soften(float *score, size_t n, vec *top, vec *sum, vec *fade,
     }
 }
 
-HOT void attend_lanes(const struct lanes *t, const int V)
-{
-    float q[AT_HEAD_MAX * QUERIES], y[AT_HEAD_MAX * QUERIES];
-    float score[KEYS * QUERIES], last[2][QUERIES] = { { 0 } };
-    vec top[2], sum[2] = { { 0 } }, fade[2];
-    struct span s = span_of(t->lo, t->hi, t->n);
-    lanes_in(q, t->q, t->n, t->K, t->scale * log2_e);
-    memset(y, 0, t->K * QUERIES * sizeof *y);
-    top[0] = top[1] = v_all(-3e38f);
-    for (int32_t j = s.lo_min; j <= s.hi_max; j += KEYS) {
-        size_t n = least(KEYS, (size_t)(s.hi_max - j) + 1);
-        const float *k = t->k + (size_t)j * t->ld_k;
-        const float *v = t->v + (size_t)j * t->ld_v;
-        product(score, NULL, NULL, k, t->ld_k, 1, q, n, t->K, V);
-        if (j < s.lo_max || j + (int32_t)n - 1 > s.hi_min)
-            hide(score, j, n, t->lo, t->hi, (size_t)V);
-        soften(score, n, top, sum, fade, V);
-        product(y, y, fade, v, 1, t->ld_v, score, t->K, n, V);
-    }
-    for (int v = 0; v < V; v++) {
-        v_store(last[0] + v * W, 1 / sum[v]);
-        v_store(last[1] + v * W, sum[v]);
-    }
-    lanes_out(t->y, y, last[0], t->n, t->K);
-    for (size_t i = 0; i < t->n; i++)
-        if (t->lse[i])
-            *t->lse[i] = top[i / W][i % W] * ln_2 + logf(last[1][i]);
-}
-
-static void attend(struct lanes *t)
+static void lanes_start(struct lanes *t, size_t K, float scale)
 {
     for (size_t i = t->n; i < QUERIES; i++) {
         t->lo[i] = t->lo[0];
         t->hi[i] = t->hi[0];
     }
-    if (t->n > W)
-        attend_lanes(t, 2);
-    else
-        attend_lanes(t, 1);
+    t->lo_min = t->lo_max = t->lo[0];
+    t->hi_min = t->hi_max = t->hi[0];
+    for (size_t i = 1; i < t->n; i++) {
+        t->lo_min = t->lo[i] < t->lo_min ? t->lo[i] : t->lo_min;
+        t->lo_max = t->lo[i] > t->lo_max ? t->lo[i] : t->lo_max;
+        t->hi_min = t->hi[i] < t->hi_min ? t->hi[i] : t->hi_min;
+        t->hi_max = t->hi[i] > t->hi_max ? t->hi[i] : t->hi_max;
+    }
+    lanes_in(t->q, t->from, t->n, K, scale * log2_e);
+    memset(t->y, 0, K * QUERIES * sizeof *t->y);
+    t->top[0] = t->top[1] = v_all(-3e38f);
+    t->sum[0] = t->sum[1] = (vec){ 0 };
+}
+
+/* Keys from .. from+n-1, whose rows are k and v.                             */
+static void lanes_see(struct lanes *t, const float *k, const float *v,
+                      int32_t from, size_t n, size_t K)
+{
+    float score[KEYS * QUERIES];
+    vec fade[2];
+    int V = width(t);
+    product_inner(score, k, ld_of(K), t->q, n, K, V);
+    if (from < t->lo_max || from + (int32_t)n - 1 > t->hi_min)
+        hide(score, from, n, t->lo, t->hi, (size_t)V);
+    soften(score, n, t->top, t->sum, fade, V);
+    product_outer(t->y, fade, v, ld_of(K), score, K, n, V);
+}
+
+static void lanes_end(const struct lanes *t, size_t K)
+{
+    float sum[QUERIES], top[QUERIES], factor[QUERIES];
+    for (int v = 0; v < 2; v++) {
+        v_store(sum + v * W, t->sum[v]);
+        v_store(top + v * W, t->top[v]);
+        v_store(factor + v * W, 1 / t->sum[v]);
+    }
+    lanes_out(t->to, t->y, factor, t->n, K);
+    for (size_t i = 0; i < t->n; i++)
+        if (t->lse[i])
+            *t->lse[i] = top[i] * ln_2 + logf(sum[i]);
+}
+
+/* Blocks of keys lie at multiples of KEYS, so that a tile's sums do not depend
+ * on its company.                                                            */
+static void attend(struct lanes *t, size_t n_tiles, const struct cached *c,
+                   float scale)
+{
+    _Alignas(64) float k[KEYS * LD_MAX], v[KEYS * LD_MAX];
+    int32_t lo = INT32_MAX, hi = -1;
+    for (size_t i = 0; i < n_tiles; i++) {
+        lanes_start(&t[i], c->K, scale);
+        lo = t[i].lo_min < lo ? t[i].lo_min : lo;
+        hi = t[i].hi_max > hi ? t[i].hi_max : hi;
+    }
+    for (int32_t j = lo / KEYS * KEYS; j <= hi; j += KEYS) {
+        int32_t a = j > lo ? j : lo, b = j + KEYS - 1 < hi ? j + KEYS - 1 : hi;
+        size_t n = (size_t)(b - a) + 1, ld = ld_of(c->K);
+        rows_in(k, c->k + (size_t)a * c->ld_k, c->ld_k, n, c->K);
+        rows_in(v, c->v + (size_t)a * c->ld_v, c->ld_v, n, c->K);
+        for (size_t i = 0; i < n_tiles; i++) {
+            int32_t x = a > t[i].lo_min ? a : t[i].lo_min;
+            int32_t y = b < t[i].hi_max ? b : t[i].hi_max;
+            size_t at = (size_t)(x - a) * ld;
+            if (x <= y)
+                lanes_see(&t[i], k + at, v + at, x, (size_t)(y - x) + 1, c->K);
+        }
+    }
+    for (size_t i = 0; i < n_tiles; i++)
+        lanes_end(&t[i], c->K);
 }
 
 static void attn_fwd(float *y, float *lse, const float *q, const float *k,
                      const float *v, const struct at_attn *a)
 {
-    size_t tiles = (a->T + QUERIES - 1) / QUERIES;
-    size_t n_tasks = a->B * a->H * tiles;
-#pragma omp parallel for schedule(dynamic) if (n_tasks > 4)
+    enum { SPAN = GROUP * QUERIES };
+    size_t groups = (a->T + SPAN - 1) / SPAN, n_tasks = a->B * a->H * groups;
+#pragma omp parallel for schedule(dynamic)
     for (size_t task = 0; task < n_tasks; task++) {
-        size_t bh = task / tiles, b = bh / a->H, h = bh % a->H;
-        size_t g = h / (a->H / a->G), row = b * a->T;
-        size_t from = (tiles - 1 - task % tiles) * QUERIES; /* longest first  */
-        struct lanes t = {
-            .n = least(QUERIES, a->T - from), .K = a->K, .scale = a->scale,
-            .k = k + row * a->ld_k + g * a->K, .ld_k = a->ld_k,
-            .v = v + row * a->ld_v + g * a->K, .ld_v = a->ld_v,
-        };
-        for (size_t i = 0; i < t.n; i++) {
-            size_t n = row + from + i;
-            t.q[i] = q + n * a->ld_q + h * a->K;
-            t.y[i] = y + n * a->ld_y + h * a->K;
-            t.lse[i] = lse + n * a->H + h;
-            t.lo[i] = a->first[n] - (int32_t)row;
-            t.hi[i] = (int32_t)(from + i);
+        size_t bh = task / groups, row = bh / a->H * a->T, h = bh % a->H;
+        size_t g = h / (a->H / a->G);
+        size_t from = (groups - 1 - task % groups) * SPAN;  /* longest first  */
+        struct cached c = { k + row * a->ld_k + g * a->K,
+                            v + row * a->ld_v + g * a->K, a->ld_k, a->ld_v,
+                            a->K };
+        _Alignas(64) struct lanes t[GROUP];
+        size_t n_tiles = 0;
+        for (size_t i = from; i < least(from + SPAN, a->T); i++) {
+            size_t n = row + i;
+            if ((i - from) % QUERIES == 0)
+                t[n_tiles++].n = 0;
+            lanes_add(&t[n_tiles - 1], q + n * a->ld_q + h * a->K,
+                      y + n * a->ld_y + h * a->K, lse + n * a->H + h,
+                      a->first[n] - (int32_t)row, (int32_t)i);
         }
-        attend(&t);
+        attend(t, n_tiles, &c, a->scale);
     }
 }
 
-/* Tokens n .. n+m-1 of one cache row: lanes are its tokens and the heads that
+/* Tokens n .. n+m-1 of one cache row: lanes are these tokens and the heads that
  * share key/value head g.                                                    */
 static void attend_run(float *y, const struct at_cache *c, const float *q,
                        int32_t row, const int32_t *pos, size_t n, size_t m,
                        size_t g, const struct at_attn *a)
 {
-    size_t share = a->H / a->G, at;
-    struct lanes t = { .K = a->K, .scale = a->scale, .ld_k = a->K,
-                       .ld_v = a->K };
+    size_t share = a->H / a->G, K = a->K, at, n_tiles = 0;
+    _Alignas(64) struct lanes t[GROUP];
+    struct cached seen;
     if (row < 0) {
         for (size_t i = 0; i < m; i++)
-            memset(y + (n + i) * a->ld_y + g * share * a->K, 0,
-                   share * a->K * sizeof *y);
+            memset(y + (n + i) * a->ld_y + g * share * K, 0,
+                   share * K * sizeof *y);
         return;
     }
-    at = ((size_t)row * a->G + g) * c->T_max * a->K;
-    t.k = c->k + at;
-    t.v = c->v + at;
-    for (size_t i = 0; i < m; i++)
-        for (size_t h = g * share; h < (g + 1) * share; h++) {
-            t.q[t.n] = q + (n + i) * a->ld_q + h * a->K;
-            t.y[t.n] = y + (n + i) * a->ld_y + h * a->K;
-            t.lse[t.n] = NULL;
-            t.lo[t.n] = 0;
-            t.hi[t.n] = pos[n + i];
-            if (++t.n == QUERIES) {
-                attend(&t);
-                t.n = 0;
+    at = ((size_t)row * a->G + g) * c->T_max * K;
+    seen = (struct cached){ c->k + at, c->v + at, K, K, K };
+    for (size_t i = 0; i < m * share; i++) {
+        size_t token = n + i / share, h = g * share + i % share;
+        if (i % QUERIES == 0) {
+            if (n_tiles == GROUP) {
+                attend(t, n_tiles, &seen, a->scale);
+                n_tiles = 0;
             }
+            t[n_tiles++].n = 0;
         }
-    if (t.n > 0)
-        attend(&t);
+        lanes_add(&t[n_tiles - 1], q + token * a->ld_q + h * K,
+                  y + token * a->ld_y + h * K, NULL, 0, pos[token]);
+    }
+    attend(t, n_tiles, &seen, a->scale);
 }
 
 static void attn_cached(float *y, const struct at_cache *c, const float *q,
@@ -250,7 +331,7 @@ static void attn_cached(float *y, const struct at_cache *c, const float *q,
                         const int32_t *pos, const struct at_attn *a)
 {
     size_t N = a->B * a->T, share = a->H / a->G;
-    size_t most = share < QUERIES ? QUERIES / share : 1;
+    size_t most = share < QUERIES ? GROUP * QUERIES / share : GROUP;
     bool many = N * a->H * a->K > 1 << 10;
 #pragma omp parallel if (many)
     {

@@ -1,23 +1,24 @@
 /* Matrix products.  A task is a rectangle of y.  For each block of KC terms it
- * copies its piece of b into panels NR columns wide, then MB rows of a at a
- * time, and runs register tiles of MR x NR over them:
+ * copies its piece of b into panels NR columns wide, then takes MA rows of a
+ * at a time through all panels, by tiles of MR x NR:
  *
- *              NR                    b panel [KC][NR], in L1
+ *              NR                    b panels [KC][NR], in L2
  *        +-----------+
- *     MR |  24 or 12 | += a block [MB][KC], in L2
+ *     MR |  24 or 12 | += a rows [MA][KC], in L1
  *        |  vectors  |
  *        +-----------+
  *
  * A term's place in the sum depends on K alone, so the bits do not depend on
- * the threads.  Thin products (at most THIN rows and columns of weights) have
- * their own loop: dot products with K in the lanes.                          */
+ * the threads.  Thin products (at most THIN columns) have their own loop: dot
+ * products with K in the lanes.                                              */
 #include "kernels/cpu/vec.h"
 
 #include <omp.h>
 
 enum {
     MR = W == 16 ? 8 : 4, NV = 3, NR = NV * W,
-    MB = 64, NB = 8 * NR, KC = 192, LD_A = KC + W,
+    MA = 2 * MR,                /* rows of a packed at a time: a multiple of W */
+    NB = 384, KC = 384, LD_A = KC + W,
     THIN = 8,
 };
 
@@ -61,29 +62,34 @@ HOT void tile_out(const struct product *p, size_t m, size_t n, const vec *acc,
 }
 
 HOT void tile(const struct product *p, size_t m, size_t n, const float *a,
-              const float *b, size_t ldb, size_t k, size_t cols, float beta,
-              const int R, const int V)
+              size_t ra, const float *b, size_t ldb, size_t k, size_t cols,
+              float beta, const int R, const int V)
 {
     vec acc[MR * NV];
+    const float *y = p->y + m * p->y_row + n * p->y_col;
+    for (size_t r = 0; r < (size_t)R && p->y_col == 1; r++)
+        for (size_t c = 0; c < cols; c += 16)
+            __builtin_prefetch(y + r * p->y_row + c, 1);
 #pragma GCC unroll 32
     for (int i = 0; i < R * V; i++)
         acc[i] = (vec){ 0 };
-    v_outer(acc, R, V, a, LD_A, 1, b, ldb, k);
+    v_outer(acc, R, V, a, ra, 1, b, ldb, k);
     tile_out(p, m, n, acc, R, V, cols, beta);
 }
 
-/* Rows m .. m+rows-1 of one panel of at most V vectors.                      */
+/* At most MA rows of one panel of at most V vectors.                         */
 HOT void panel(const struct product *p, size_t m, size_t rows, size_t n,
-               const float *a, const float *b, size_t ldb, size_t k,
+               const float *a, size_t ra, const float *b, size_t ldb, size_t k,
                size_t cols, float beta, const int V)
 {
+    const int R = V == 1 ? MA : MR;
     size_t r = 0;
-    for (; r + MR <= rows; r += MR)
-        tile(p, m + r, n, a + r * LD_A, b, ldb, k, cols, beta, MR, V);
+    for (; r + (size_t)R <= rows; r += (size_t)R)
+        tile(p, m + r, n, a + r * ra, ra, b, ldb, k, cols, beta, R, V);
     for (; r + 2 <= rows; r += 2)
-        tile(p, m + r, n, a + r * LD_A, b, ldb, k, cols, beta, 2, V);
+        tile(p, m + r, n, a + r * ra, ra, b, ldb, k, cols, beta, 2, V);
     if (r < rows)
-        tile(p, m + r, n, a + r * LD_A, b, ldb, k, cols, beta, 1, V);
+        tile(p, m + r, n, a + r * ra, ra, b, ldb, k, cols, beta, 1, V);
 }
 
 /* rows x k of a, as rows LD_A apart.                                         */
@@ -101,51 +107,77 @@ static void pack_a(float *to, const struct mat *a, size_t m, size_t rows,
                                                    least(W, k - i)));
 }
 
-/* k x cols (<= NR) of b, as rows NR apart, zero from cols on.                */
+/* k x cols (<= NR) of b, as rows NR apart, zero to the end of the last vector. */
 static void pack_b(float *to, const struct mat *b, size_t k0, size_t k,
                    size_t n, size_t cols)
 {
     const float *from = b->at + k0 * b->row + n * b->col;
-    if (cols < NR)
-        memset(to, 0, k * NR * sizeof *to);
     if (b->col != 1) {
+        for (size_t i = 0; i < k && cols % W > 0; i++)
+            v_store(to + i * NR + cols / W * W, (vec){ 0 });
         transpose(to, NR, from, b->col, cols, k);
         return;
     }
     for (size_t i = 0; i < k; i++)
         for (size_t c = 0; c < cols; c += W)
-            v_store_upto(to + i * NR + c, v_load_upto(from + i * b->row + c,
-                                                      cols - c), cols - c);
+            v_store(to + i * NR + c, v_load_upto(from + i * b->row + c,
+                                                 cols - c));
 }
 
-/* y[m0..m1, n0..n1], n1 - n0 <= NB.  When few rows use b it is read in place. */
+/* Asks for piece i of n of the MA rows of a from m on, k terms from k0.       */
+static void fetch_a(const struct mat *a, size_t m, size_t m1, size_t k0,
+                    size_t k, size_t i, size_t n)
+{
+    if (m >= m1)
+        return;
+    if (a->col != 1) {
+        for (size_t c = k * i / n; c < k * (i + 1) / n; c++)
+            __builtin_prefetch(a->at + m + (k0 + c) * a->col, 0, 2);
+        return;
+    }
+    for (size_t r = m + MA * i / n; r < least(m + MA * (i + 1) / n, m1); r++)
+        for (size_t c = 0; c < k; c += 16)
+            __builtin_prefetch(a->at + r * a->row + k0 + c, 0, 2);
+}
+
+/* y[m0..m1, n0..n1], n1 - n0 <= NB.  What is used too seldom to pay for a copy
+ * is read in place: b under few rows, a beside few columns.                  */
 static void rectangle(const struct product *p, size_t m0, size_t m1, size_t n0,
                       size_t n1)
 {
-    float a[MB * LD_A], b[KC * NB];
+    _Alignas(64) float rows_a[MA * LD_A], b[KC * NB];
     size_t blocks = p->K > 0 ? (p->K + KC - 1) / KC : 1;
-    bool in_place = p->b.col == 1 && m1 - m0 <= 2 * MR;
+    bool b_in_place = p->b.col == 1 && m1 - m0 <= MA;
+    bool a_in_place = p->a.col == 1 && n1 - n0 <= 2 * W;
     for (size_t i = 0; i < blocks; i++) {
         size_t k0 = p->K * i / blocks, k = p->K * (i + 1) / blocks - k0;
         float beta = i == 0 ? p->beta : 1;
         for (size_t n = n0; n < n1; n += NR)
-            if (!in_place || n1 - n < NR)
+            if (!b_in_place || n1 - n < NR)
                 pack_b(b + (n - n0) * KC, &p->b, k0, k, n, least(NR, n1 - n));
-        for (size_t m = m0; m < m1; m += MB) {
-            size_t rows = least(MB, m1 - m);
-            pack_a(a, &p->a, m, rows, k0, k);
+        for (size_t m = m0; m < m1; m += MA) {
+            size_t rows = least(MA, m1 - m), ra = LD_A;
+            const float *a = rows_a;
+            if (a_in_place) {
+                a = p->a.at + m * p->a.row + k0;
+                ra = p->a.row;
+            } else {
+                pack_a(rows_a, &p->a, m, rows, k0, k);
+            }
             for (size_t n = n0; n < n1; n += NR) {
                 size_t cols = least(NR, n1 - n);
                 const float *from = b + (n - n0) * KC;
-                if (in_place && cols == NR)
-                    panel(p, m, rows, n, a, p->b.at + k0 * p->b.row + n,
+                fetch_a(&p->a, m + MA, m1, k0, k, (n - n0) / NR,
+                        (n1 - n0 + NR - 1) / NR);
+                if (b_in_place && cols == NR)
+                    panel(p, m, rows, n, a, LD_A, p->b.at + k0 * p->b.row + n,
                           p->b.row, k, cols, beta, NV);
                 else if (cols > 2 * W)
-                    panel(p, m, rows, n, a, from, NR, k, cols, beta, NV);
+                    panel(p, m, rows, n, a, LD_A, from, NR, k, cols, beta, NV);
                 else if (cols > W)
-                    panel(p, m, rows, n, a, from, NR, k, cols, beta, 2);
+                    panel(p, m, rows, n, a, ra, from, NR, k, cols, beta, 2);
                 else
-                    panel(p, m, rows, n, a, from, NR, k, cols, beta, 1);
+                    panel(p, m, rows, n, a, ra, from, NR, k, cols, beta, 1);
             }
         }
     }
@@ -159,7 +191,7 @@ static void rectangles(const struct product *p)
     for (;;) {
         n_m = (p->M + rows - 1) / rows;
         n_n = (p->N + cols - 1) / cols;
-        if (n_m * n_n >= want || (rows == MB && cols == NR))
+        if (n_m * n_n >= want || (rows == 64 && cols == NR))
             break;
         if (rows > 256 || cols == NR)
             rows /= 2;
@@ -177,29 +209,47 @@ static void rectangles(const struct product *p)
  * zeros to C rows and whole vectors; K runs in the lanes.                    */
 enum {
     DK = 2048,                          /* terms at a time                    */
+    LD_B = DK + W,
     DR = W == 16 ? 2 : 1,               /* rows of a at a time                */
     DC = W == 4 ? 4 : 8,                /* most rows of b at a time           */
 };
 
+HOT void dot_step(vec *acc, const vec *x, const float *b, const int R,
+                  const int C)
+{
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++) {
+        vec w = v_load(b + (size_t)c * LD_B);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; r++)
+            acc[r * C + c] += x[r] * w;
+    }
+}
+
 HOT void dots(const struct product *p, size_t m, const float *a, const float *b,
               size_t n0, size_t k, float beta, const int R, const int C)
 {
-    vec acc[W] = { { 0 } };
+    vec acc[DR * DC], x[DR], sums[W] = { { 0 } };
     float out[W];
-    for (size_t i = 0; i < k; i += W) {
-        vec x[DR];
+    size_t i = 0;
+#pragma GCC unroll 16
+    for (int j = 0; j < R * C; j++)
+        acc[j] = (vec){ 0 };
+    for (; i + W <= k; i += W) {
 #pragma GCC unroll 2
         for (int r = 0; r < R; r++)
-            x[r] = v_load_upto(a + (size_t)r * p->a.row + i, k - i);
-#pragma GCC unroll 8
-        for (int c = 0; c < C; c++) {
-            vec w = v_load(b + (size_t)c * DK + i);
-#pragma GCC unroll 2
-            for (int r = 0; r < R; r++)
-                acc[r * C + c] += x[r] * w;
-        }
+            x[r] = v_load(a + (size_t)r * p->a.row + i);
+        dot_step(acc, x, b + i, R, C);
     }
-    v_store(out, v_sums(acc));
+    if (i < k) {
+        for (int r = 0; r < R; r++)
+            x[r] = v_load_n(a + (size_t)r * p->a.row + i, k - i);
+        dot_step(acc, x, b + i, R, C);
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < R * C; j++)
+        sums[j] = acc[j];
+    v_store(out, v_sums(sums));
     for (size_t r = 0; r < (size_t)R; r++)
         for (size_t c = 0; c < (size_t)C && n0 + c < p->N; c++) {
             float *y = p->y + (m + r) * p->y_row + (n0 + c) * p->y_col;
@@ -224,22 +274,23 @@ static void thin(const struct product *p)
 {
     enum { ROWS = 16 };
     size_t N = least(THIN, p->N);
-    float b[THIN * DK];
+    _Alignas(64) float b[THIN * LD_B];
     for (size_t k0 = 0; k0 == 0 || k0 < p->K; k0 += DK) {
         size_t k = least(DK, p->K - k0);
         const float *from = p->b.at + k0 * p->b.row;
         float beta = k0 == 0 ? p->beta : 1;
-        memset(b, 0, sizeof b);
+        for (size_t n = 0; n < THIN; n++)
+            memset(b + n * LD_B, 0, (k + W) * sizeof *b);
         if (p->b.row == 1)
             for (size_t n = 0; n < N; n++)
-                memcpy(b + n * DK, from + n * p->b.col, k * sizeof *b);
+                memcpy(b + n * LD_B, from + n * p->b.col, k * sizeof *b);
         else
-            transpose(b, DK, from, p->b.row, k, N);
+            transpose(b, LD_B, from, p->b.row, k, N);
 #pragma omp parallel for schedule(dynamic) if (p->M * N * k > 1 << 17)
         for (size_t m = 0; m < p->M; m += ROWS) {
             size_t rows = least(ROWS, p->M - m);
             for (size_t n = 0; n < N; n += DC) {
-                const float *at = b + n * DK;
+                const float *at = b + n * LD_B;
                 size_t cols = N - n;
                 if (cols > 4 && DC == 8)
                     dot_rows(p, m, rows, at, n, k0, k, beta, DC);

@@ -29,6 +29,7 @@ HOT double exp_sum(const float *x, float *keep, float top, size_t n)
             for (size_t l = 0; l < 4; l++) {
                 size_t at = i + j + l * W;
                 vec e = v_exp2((v_load(x + at) - top) * log2_e);
+                __builtin_prefetch(x + n + at);     /* the next row           */
                 part[l] += e;
                 if (keep)
                     v_store(keep + at, e);
@@ -46,10 +47,16 @@ HOT double exp_sum(const float *x, float *keep, float top, size_t n)
     return sum;
 }
 
+/* Rows a thread takes at a time: neighbours, since one row fetches the next.  */
+static int run_of(size_t N)
+{
+    return N >= 512 ? 8 : 1;
+}
+
 static void xent_fwd(float *ce, const float *logits, const int32_t *target,
                      size_t N, size_t V)
 {
-#pragma omp parallel for schedule(dynamic) if (N * V > 1 << 13)
+#pragma omp parallel for schedule(dynamic, run_of(N)) if (N * V > 1 << 13)
     for (size_t i = 0; i < N; i++) {
         const float *row = logits + i * V;
         float top;
@@ -66,7 +73,7 @@ static void xent_fwd(float *ce, const float *logits, const int32_t *target,
 static void xent_fwd_bwd(float *ce, float *logits, const int32_t *target,
                          const float *weight, size_t N, size_t V)
 {
-#pragma omp parallel for schedule(dynamic) if (N * V > 1 << 13)
+#pragma omp parallel for schedule(dynamic, run_of(N)) if (N * V > 1 << 13)
     for (size_t i = 0; i < N; i++) {
         float *row = logits + i * V, top, at_target, s;
         double sum;
