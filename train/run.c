@@ -59,7 +59,7 @@ static int log_step(struct loop *l, const struct at_step_result *r)
     int rc = AT_OK;
     j->tokens_here += r->n_tokens;
     speed = (double)j->tokens_here / fmax(now - j->started_s, 1e-9);
-    row.tokens_per_s = speed;
+    row.tokens_per_s = (double)r->n_tokens / fmax(now - j->step_s, 1e-9);
     if (j->s.step % (uint64_t)at_recipe_int(j->r, "log.every") == 0 ||
         j->s.step == j->steps)
         rc = at_metrics_add(j->cx, j->metrics, &row);
@@ -211,7 +211,9 @@ static int one_step(struct loop *l)
 {
     struct at_job *j = l->j;
     struct at_step_result r;
-    int rc = take_batches(l);
+    int rc;
+    j->step_s = at_now_s();
+    rc = take_batches(l);
     if (rc < 0)
         return rc;
     j->s.step++;

@@ -55,7 +55,7 @@ struct at_job {
     struct at_state s;
     uint64_t steps, rows_an_epoch, accumulate;
     size_t memory[AT_MEM_CLASSES];
-    double started_s;
+    double started_s, step_s;   /* of training here, and of this step         */
     uint64_t tokens_here;       /* since started_s                            */
 };
 
