@@ -3,7 +3,6 @@
 #include "data/sample.h"
 
 #include <omp.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { BATCH_DOCS = 512, BATCH_BYTES = 4 << 20, MOST_THREADS = 64 };
@@ -20,6 +19,7 @@ struct encoded {            /* one sample's documents, one after another      */
 struct worker { struct at_ctx cx; struct at_tok_coder *coder; int rc; };
 
 struct build {
+    struct at_arena arena;      /* holds this                                 */
     struct at_ctx *cx;
     const struct at_data_options *o;
     struct at_data_stats *stats;
@@ -30,6 +30,8 @@ struct build {
     struct at_sample sample[BATCH_DOCS];
     struct encoded enc[BATCH_DOCS];
     size_t n;
+    uint16_t *narrow;           /* ids as they are stored                     */
+    size_t narrow_cap;
     uint64_t n_tokens;
     at_data_progress *progress;
     void *self;
@@ -80,8 +82,8 @@ static int encode(struct worker *w, const struct build *b,
                   const struct at_sample *s, struct encoded *e)
 {
     const struct at_tok *tok = b->o->tok;
-    unsigned flags = at_data_flags(tok) |
-                     (at_tok_eos(tok) >= 0 ? AT_TOK_EOS : 0);
+    unsigned flags = (s->begins ? at_data_flags(tok) : AT_TOK_CONTINUE) |
+                     (s->ends && at_tok_eos(tok) >= 0 ? AT_TOK_EOS : 0);
     int rc;
     e->ids.n = 0;
     e->cut = e->emptied = false;
@@ -126,18 +128,13 @@ static int encode_batch(struct build *b)
 static int append_ids(struct build *b, const int32_t *ids, size_t n)
 {
     struct at_ctx *cx = b->cx;
-    bool small = at_tok_size(b->o->tok) <= 65536;
-    uint32_t *wide = at_alloc_n(cx, &cx->scratch, n, sizeof *wide);
-    uint16_t *narrow = (uint16_t *)(void *)wide;
-    if (!wide)
+    if (at_tok_size(b->o->tok) > 65536)
+        return at_h5_append(cx, b->f, "tokens", AT_H5_U32, ids, n);
+    if (at_grow(cx, &b->narrow, &b->narrow_cap, n, sizeof *b->narrow) < 0)
         return AT_ENOMEM;
     for (size_t i = 0; i < n; i++)
-        if (small)
-            narrow[i] = (uint16_t)ids[i];
-        else
-            wide[i] = (uint32_t)ids[i];
-    return at_h5_append(cx, b->f, "tokens", small ? AT_H5_U16 : AT_H5_U32,
-                        wide, n);
+        b->narrow[i] = (uint16_t)ids[i];
+    return at_h5_append(cx, b->f, "tokens", AT_H5_U16, b->narrow, n);
 }
 
 /* By the hash of its tokens: stable under reordering, duplicates on one side. */
@@ -187,7 +184,6 @@ static int append_batch(struct build *b)
             rc = append_doc(b, s, e, from, e->end[k]);
             from = e->end[k] - 1;
         }
-        at_arena_reset(&b->cx->scratch);
     }
     return rc;
 }
@@ -242,6 +238,14 @@ static int judge(struct build *b)
                        "were emptied, %llu bad",
                        (unsigned long long)s->emptied,
                        (unsigned long long)s->bad);
+    if (s->n_docs[AT_TRAIN] == 0)
+        return at_fail(b->cx, AT_EINVAL, "the validation share of %g leaves no "
+                       "document to train on: choose a smaller one",
+                       b->o->validation);
+    if (b->o->validation > 0 && s->n_docs[AT_VALIDATION] == 0)
+        at_log(b->cx, AT_LOG_WARN, "no document fell to validation: %llu are "
+               "too few for a share of %g", (unsigned long long)docs,
+               b->o->validation);
     if (!s->pairs)
         return AT_OK;
     if (s->role[AT_ROLE_COMPLETION] == 0 || s->role[AT_ROLE_PROMPT] == 0)
@@ -300,6 +304,7 @@ static int start_workers(struct build *b)
 
 static void finish(struct build *b)
 {
+    struct at_arena a;
     for (int i = 0; i < b->n_workers; i++) {
         at_tok_coder_destroy(b->w[i].coder);
         at_ctx_finish(&b->w[i].cx);
@@ -309,20 +314,24 @@ static void finish(struct build *b)
         at_free(b->enc[i].role);
         at_free(b->enc[i].end);
     }
+    at_free(b->narrow);
     at_samples_close(b->in);
     at_h5_close(b->f);
-    free(b);
+    a = b->arena;
+    at_arena_finish(&a);
 }
 
 int at_data_build(struct at_ctx *cx, const struct at_data_options *o,
                   at_data_progress *progress, void *self,
                   struct at_data_stats *stats)
 {
-    struct build *b = calloc(1, sizeof *b);
+    struct at_arena a = { 0 };
+    struct build *b = at_alloc(cx, &a, sizeof *b);
     int rc;
     if (!b)
-        return at_fail(cx, AT_ENOMEM, "out of memory");
+        return AT_ENOMEM;
     *stats = (struct at_data_stats){ 0 };
+    b->arena = a;
     b->cx = cx;
     b->o = o;
     b->stats = stats;

@@ -16,6 +16,9 @@ enum at_role { AT_ROLE_BOS, AT_ROLE_PROMPT, AT_ROLE_COMPLETION, AT_ROLE_TEXT,
 enum at_split { AT_TRAIN, AT_VALIDATION, AT_SPLITS };
 
 extern const char *const at_role_names[AT_ROLES];
+/* Whether a token of this role is a target: completion, text and eos, or all
+ * but bos.                                                                   */
+bool at_role_trained(uint8_t role, bool all_roles);
 
 /* How texts begin, everywhere: with bos, unless bos is eos (GPT-2), which only
  * ends them.  Flags for at_tok_encode.                                       */
@@ -28,9 +31,10 @@ struct at_data_options {
     size_t n_inputs;
     const char *out;
     const struct at_tok *tok;
-    /* Text of a JSON sample: keys in braces, "{question}\n{answer}"; NULL: by
-     * the keys of the first sample.  completion: the key whose text is trained
-     * on; NULL: completion, answer, output or response.                      */
+    /* Text of a JSON sample: keys in braces, "{question}\n{answer}", "{{" for a
+     * brace; a key without text takes the white space behind it along.  NULL:
+     * by the keys of the first sample.  completion: the key whose text is
+     * trained on; NULL: completion, answer, output or response.              */
     const char *template, *completion;
     const char *separator;      /* plain text: ends a document; NULL: none    */
     size_t max_length;          /* tokens a document; longer: pairs are cut at
@@ -44,7 +48,7 @@ struct at_data_options {
 struct at_data_stats {
     uint64_t bytes, n_docs[AT_SPLITS], n_tokens, role[AT_ROLES];
     uint64_t cut, cut_tokens, emptied, bad;
-    char template[512], first_bad[512];
+    char template[4096], first_bad[512];
     bool pairs;
 };
 
@@ -78,7 +82,12 @@ void at_data_close(struct at_data *d);
 /* Tokens [from, from+n) of the dataset; ids or roles may be NULL.            */
 int at_data_read(struct at_ctx *cx, const struct at_data *d, uint64_t from,
                  size_t n, int32_t *ids, uint8_t *roles);
-/* Appends document `doc` as text, trained tokens between marks.              */
+/* The file (in arena a) and line that document `doc` begins at.              */
+int at_data_place(struct at_ctx *cx, struct at_arena *a,
+                  const struct at_data *d, uint64_t doc, const char **path,
+                  uint64_t *line);
+/* Appends document `doc` as text, trained tokens between marks or in
+ * colour, and a line on its place, split and roles.                          */
 int at_data_show(struct at_ctx *cx, const struct at_data *d, uint64_t doc,
                  bool all_roles, bool colour, struct at_text *t);
 
@@ -111,6 +120,7 @@ struct at_loader_options {
     size_t rows, length;
     size_t hold;                /* batches the caller reads at once; 0: 1     */
     bool shuffle, once;         /* once: a single pass, then batch.last       */
+    bool serial;                /* no thread that works ahead                 */
     bool all_roles;             /* train on all but bos; else as roles say:
                                    completion, text, eos                      */
     uint64_t seed;
@@ -118,12 +128,18 @@ struct at_loader_options {
 
 struct at_loader;
 
-/* Takes a thread and two batches of memory.                                  */
+/* Takes memory for hold + 2 batches and, unless serial, a thread; after that
+ * nothing is allocated.  d must outlive it.  The batches do not depend on the
+ * thread.  Prompts and completions are never parted: a row that is too short
+ * for the longest is refused, unless all roles are trained.                  */
 int at_loader_create(struct at_ctx *cx, const struct at_data *d,
                      const struct at_loader_options *o, struct at_loader **l);
 void at_loader_destroy(struct at_loader *l);
+/* Goes on from `to`, in constant time; a place that the data does not have is
+ * an error of the next at_loader_next.                                       */
 void at_loader_seek(struct at_loader *l, struct at_cursor to);
-/* The next batch; the last o.hold of them are valid.                         */
+/* The next batch; the last o.hold of them are valid.  After the last of a
+ * single pass there is only an error, until at_loader_seek.                  */
 int at_loader_next(struct at_ctx *cx, struct at_loader *l,
                    const struct at_batch **b);
 /* Rows that the given epoch makes.                                           */

@@ -19,7 +19,9 @@ static int check_offsets(struct at_ctx *cx, const struct at_data *d)
         return at_fail(cx, AT_EFORMAT, "%s: the documents do not cover the "
                        "tokens", path);
     for (uint64_t i = 0; i < d->n_docs; i++)
-        if (d->offset[i + 1] < d->offset[i] + 2)
+        if (d->offset[i + 1] > d->n_tokens ||
+            d->offset[i + 1] - d->offset[i] < 2 ||
+            d->offset[i + 1] < d->offset[i])
             return at_fail(cx, AT_EFORMAT, "%s: document %llu has less than two "
                            "tokens", path, (unsigned long long)i);
     return AT_OK;
@@ -28,24 +30,41 @@ static int check_offsets(struct at_ctx *cx, const struct at_data *d)
 static int read_splits(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
 {
     uint8_t *split = at_alloc(cx, a, d->n_docs);
+    uint64_t count[AT_SPLITS] = { 0 };
     size_t n = d->n_docs;
-    int rc;
-    if (!split)
-        return AT_ENOMEM;
-    rc = at_h5_get(cx, d->f, "split", AT_H5_U8, 1, &n, split);
+    int rc = split ? at_h5_get(cx, d->f, "split", AT_H5_U8, 1, &n, split)
+                   : AT_ENOMEM;
     if (rc < 0)
         return rc;
-    for (int s = 0; s < AT_SPLITS; s++) {
-        d->doc[s] = at_alloc_n(cx, a, d->n_docs + 1, sizeof *d->doc[s]);
-        if (!d->doc[s])
-            return AT_ENOMEM;
-    }
     for (uint64_t i = 0; i < d->n_docs; i++) {
         if (split[i] >= AT_SPLITS)
             return at_fail(cx, AT_EFORMAT, "%s: document %llu is in no split",
                            at_h5_path(d->f), (unsigned long long)i);
-        d->doc[split[i]][d->n_split[split[i]]++] = i;
+        count[split[i]]++;
     }
+    for (int s = 0; s < AT_SPLITS; s++) {
+        d->doc[s] = at_alloc_n(cx, a, count[s], sizeof *d->doc[s]);
+        if (!d->doc[s])
+            return AT_ENOMEM;
+    }
+    for (uint64_t i = 0; i < d->n_docs; i++)
+        d->doc[split[i]][d->n_split[split[i]]++] = i;
+    return AT_OK;
+}
+
+/* Where documents came from is only for people: verified when asked for.     */
+static int check_places(struct at_ctx *cx, const struct at_data *d)
+{
+    struct at_h5_info source, line;
+    int rc = at_h5_info(cx, d->f, "source", &source);
+    if (rc == AT_OK)
+        rc = at_h5_info(cx, d->f, "line", &line);
+    if (rc < 0)
+        return rc;
+    if (source.type != AT_H5_U32 || source.n_dims != 1 || line.n_dims != 1 ||
+        line.type != AT_H5_U64 || source.n != d->n_docs || line.n != d->n_docs)
+        return at_fail(cx, AT_EFORMAT, "%s: the places of its documents do not "
+                       "fit them", at_h5_path(d->f));
     return AT_OK;
 }
 
@@ -54,11 +73,11 @@ static int read_splits(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
 static int check_tokens(struct at_ctx *cx, struct at_data *d)
 {
     enum { BLOCK = 1 << 16 };
-    static const size_t each = sizeof(int32_t) + 1;
-    char *block = at_alloc(cx, &cx->scratch, BLOCK * each);
-    int32_t *ids = (int32_t *)(void *)block, V = (int32_t)at_tok_size(d->tok);
-    uint8_t *roles = (uint8_t *)block + BLOCK * sizeof *ids;
-    int rc = block ? AT_OK : AT_ENOMEM;
+    struct at_arena a = { 0 };
+    int32_t *ids = at_alloc_n(cx, &a, BLOCK, sizeof *ids);
+    int32_t V = (int32_t)at_tok_size(d->tok);
+    uint8_t *roles = at_alloc(cx, &a, BLOCK);
+    int rc = ids && roles ? AT_OK : AT_ENOMEM;
     for (uint64_t at = 0; at < d->n_tokens && rc == AT_OK; at += BLOCK) {
         size_t n = d->n_tokens - at < BLOCK ? d->n_tokens - at : BLOCK;
         rc = at_data_read(cx, d, at, n, ids, roles);
@@ -72,7 +91,7 @@ static int check_tokens(struct at_ctx *cx, struct at_data *d)
                 d->role[roles[i]]++;
         }
     }
-    at_arena_reset(&cx->scratch);
+    at_arena_finish(&a);
     return rc;
 }
 
@@ -137,6 +156,8 @@ int at_data_open(struct at_ctx *cx, struct at_arena *a, const char *path,
     if (rc == AT_OK)
         rc = read_splits(cx, a, d);
     if (rc == AT_OK)
+        rc = check_places(cx, d);
+    if (rc == AT_OK)
         rc = check_tokens(cx, d);
     if (rc < 0) {
         at_data_close(d);
@@ -175,48 +196,147 @@ int at_data_read(struct at_ctx *cx, const struct at_data *d, uint64_t from,
     return rc;
 }
 
-static bool trained(uint8_t role, bool all_roles)
+bool at_role_trained(uint8_t role, bool all_roles)
 {
     return all_roles ? role != AT_ROLE_BOS
                      : role == AT_ROLE_COMPLETION || role == AT_ROLE_TEXT ||
                            role == AT_ROLE_EOS;
 }
 
+/* Line number `which` of the list of sources without its hash and size.      */
+static int source_path(struct at_ctx *cx, struct at_arena *a,
+                       const struct at_data *d, uint32_t which,
+                       const char **path)
+{
+    const char *s = d->sources;
+    size_t n;
+    char *copy;
+    while (which > 0 && (s = strchr(s, '\n')) != NULL) {
+        s++;
+        which--;
+    }
+    n = s ? strcspn(s, "\n") : 0;
+    for (int words = 0; words < 2; words++)
+        while (n > 0 && s[--n] != ' ')
+            ;
+    if (n == 0)
+        return at_fail(cx, AT_EFORMAT, "%s: a document has no source",
+                       at_h5_path(d->f));
+    copy = at_strndup(cx, a, s, n);
+    *path = copy;
+    return copy ? AT_OK : AT_ENOMEM;
+}
+
+int at_data_place(struct at_ctx *cx, struct at_arena *a,
+                  const struct at_data *d, uint64_t doc, const char **path,
+                  uint64_t *line)
+{
+    uint32_t source;
+    int rc = at_h5_get_part(cx, d->f, "source", AT_H5_U32, doc, 1, &source);
+    if (rc == AT_OK)
+        rc = at_h5_get_part(cx, d->f, "line", AT_H5_U64, doc, 1, line);
+    return rc < 0 ? rc : source_path(cx, a, d, source, path);
+}
+
+/* What a terminal would take as a command is shown by its number.            */
+static void add_shown(struct at_text *t, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if ((c < ' ' && c != '\n' && c != '\t') || c == 0x7F)
+            at_text_addf(t, "\\x%02x", c);
+        else
+            at_text_add(t, s + i, 1);
+    }
+}
+
+static void add_tokens(struct at_text *t, const struct at_data *d,
+                       const int32_t *ids, const uint8_t *roles, size_t n,
+                       bool all_roles, bool colour)
+{
+    static const char *const marks[2][2] = { { "\u27E7", "\u27E6" },
+                                             { "\033[0m", "\033[1;32m" } };
+    int32_t prev = AT_TOK_NONE;
+    bool on = false;
+    for (size_t i = 0; i <= n; i++) {
+        bool want = i > 0 && i < n && at_role_trained(roles[i], all_roles);
+        size_t len;
+        const char *s;
+        if (want != on)
+            at_text_addf(t, "%s", marks[colour][want]);
+        on = want;
+        if (i == n)
+            break;
+        s = at_tok_step(d->tok, prev, ids[i], &len);
+        add_shown(t, s, len);
+        prev = ids[i];
+    }
+}
+
+static bool in_split(const struct at_data *d, enum at_split s, uint64_t doc)
+{
+    uint64_t lo = 0, hi = d->n_split[s];
+    while (lo < hi) {
+        uint64_t mid = lo + (hi - lo) / 2;
+        if (d->doc[s][mid] < doc)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < d->n_split[s] && d->doc[s][lo] == doc;
+}
+
+/* "  document 3 (training), in.jsonl:4: 12 tokens, 5 trained (41.7 %): 7
+ * prompt, 4 completion, 1 eos"                                               */
+static void add_summary(struct at_text *t, const struct at_data *d,
+                        uint64_t doc, const char *path, uint64_t line,
+                        const uint8_t *roles, size_t n, bool all_roles)
+{
+    size_t count[AT_ROLES] = { 0 }, trained = 0;
+    const char *before = ": ";
+    for (size_t i = 0; i < n; i++) {
+        count[roles[i]]++;
+        trained += i > 0 && at_role_trained(roles[i], all_roles);
+    }
+    at_text_addf(t, "\n  document %llu (%s), %s:%llu: %zu tokens, %zu trained "
+                 "(%.1f %%)", (unsigned long long)doc,
+                 in_split(d, AT_TRAIN, doc) ? "training" : "validation", path,
+                 (unsigned long long)line, n, trained,
+                 100.0 * (double)trained / (double)n);
+    for (int r = 0; r < AT_ROLES; r++)
+        if (count[r]) {
+            at_text_addf(t, "%s%zu %s", before, count[r], at_role_names[r]);
+            before = ", ";
+        }
+    at_text_addf(t, "\n");
+}
+
 int at_data_show(struct at_ctx *cx, const struct at_data *d, uint64_t doc,
                  bool all_roles, bool colour, struct at_text *t)
 {
-    size_t n, marked = 0;
-    int32_t *ids, prev = AT_TOK_NONE;
+    struct at_arena a = { 0 };
+    const char *path;
+    uint64_t line;
+    int32_t *ids;
     uint8_t *roles;
-    bool on = false;
+    size_t n;
     int rc;
     if (doc >= d->n_docs)
         return at_fail(cx, AT_EINVAL, "document %llu does not exist: there are "
                        "%llu", (unsigned long long)doc,
                        (unsigned long long)d->n_docs);
     n = d->offset[doc + 1] - d->offset[doc];
-    ids = at_alloc_n(cx, &cx->scratch, n, sizeof *ids);
-    roles = at_alloc(cx, &cx->scratch, n);
-    if (!ids || !roles)
-        return AT_ENOMEM;
-    rc = at_data_read(cx, d, d->offset[doc], n, ids, roles);
-    if (rc < 0)
-        return rc;
-    for (size_t i = 0; i < n; i++) {
-        size_t len;
-        const char *s = at_tok_step(d->tok, prev, ids[i], &len);
-        bool want = i > 0 && trained(roles[i], all_roles);
-        if (want != on)
-            at_text_addf(t, "%s", colour ? (want ? "\033[1;32m" : "\033[0m")
-                                         : (want ? "\u27E6" : "\u27E7"));
-        on = want;
-        marked += want ? 1 : 0;
-        at_text_add(t, s, len);
-        prev = ids[i];
+    ids = at_alloc_n(cx, &a, n, sizeof *ids);
+    roles = at_alloc(cx, &a, n);
+    rc = ids && roles ? at_data_read(cx, d, d->offset[doc], n, ids, roles)
+                      : AT_ENOMEM;
+    if (rc == AT_OK)
+        rc = at_data_place(cx, &a, d, doc, &path, &line);
+    if (rc == AT_OK) {
+        add_tokens(t, d, ids, roles, n, all_roles, colour);
+        add_summary(t, d, doc, path, line, roles, n, all_roles);
+        rc = at_text_ok(cx, t);
     }
-    if (on)
-        at_text_addf(t, "%s", colour ? "\033[0m" : "\u27E7");
-    at_text_addf(t, "\n  (document %llu: %zu tokens, %zu trained)\n",
-                 (unsigned long long)doc, n, marked);
-    return at_text_ok(cx, t);
+    at_arena_finish(&a);
+    return rc;
 }

@@ -5,7 +5,6 @@
 #include "data/data.h"
 
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { AHEAD = 2 };         /* batches made before they are asked for         */
@@ -26,7 +25,7 @@ struct at_loader {
     pthread_mutex_t lock;
     pthread_cond_t moved;
     uint64_t made, taken;       /* batches since the last seek                */
-    bool running, quit, busy;
+    bool running, quit, busy, paused;
 };
 
 static uint64_t document(const struct at_loader *l, uint64_t epoch,
@@ -73,13 +72,6 @@ static bool advance(const struct at_loader *l, struct at_cursor *c,
     return true;
 }
 
-static bool is_target(const struct at_loader *l, uint8_t role)
-{
-    return l->o.all_roles ? role != AT_ROLE_BOS
-                          : role == AT_ROLE_COMPLETION ||
-                                role == AT_ROLE_TEXT || role == AT_ROLE_EOS;
-}
-
 static int copy_piece(struct at_loader *l, struct at_batch *b, size_t at,
                       uint64_t doc, uint64_t offset, size_t m)
 {
@@ -88,7 +80,7 @@ static int copy_piece(struct at_loader *l, struct at_batch *b, size_t at,
     if (rc < 0)
         return rc;
     for (size_t i = 0; i < m; i++) {
-        bool t = is_target(l, l->roles[i + 1]);
+        bool t = at_role_trained(l->roles[i + 1], l->o.all_roles);
         b->ids[at + i] = l->ids[i];
         b->targets[at + i] = t ? l->ids[i + 1] : -1;
         b->pos[at + i] = (int32_t)i;
@@ -136,10 +128,27 @@ static int fill_row(struct at_loader *l, struct at_batch *b, size_t at,
     return AT_OK;
 }
 
+/* A cursor may come from a checkpoint of a run on other data.                */
+static int check_cursor(struct at_loader *l)
+{
+    struct at_cursor c = l->at;
+    uint64_t n = l->d->n_split[l->o.split];
+    if (c.index < n &&
+        c.offset < length_of(l->d, document(l, c.epoch, c.index)) - 1)
+        return AT_OK;
+    return at_fail(&l->cx, AT_EINVAL, "%s: has no place to go on from at "
+                   "document %llu, token %llu of epoch %llu: it is not the "
+                   "data that the run was begun with", at_h5_path(l->d->f),
+                   (unsigned long long)c.index, (unsigned long long)c.offset,
+                   (unsigned long long)c.epoch);
+}
+
 static int make(struct at_loader *l, struct at_batch *b)
 {
     bool ended = false;
-    int rc = AT_OK;
+    int rc = check_cursor(l);
+    if (rc < 0)
+        return rc;
     blank(b);
     b->from = l->at;
     for (size_t r = 0; r < b->rows && rc == AT_OK; r++) {
@@ -152,6 +161,12 @@ static int make(struct at_loader *l, struct at_batch *b)
     return rc;
 }
 
+/* A single pass has been made to its end.                                    */
+static bool over(const struct at_loader *l)
+{
+    return l->made > 0 && l->batch[(l->made - 1) % l->ring].last;
+}
+
 static void *work(void *self)
 {
     struct at_loader *l = self;
@@ -160,8 +175,7 @@ static void *work(void *self)
         struct at_batch *b = &l->batch[l->made % l->ring];
         int rc;
         /* The caller may still read the last o.hold it has taken.            */
-        if (l->rc < 0 || l->made >= l->taken + AHEAD ||
-            (l->made > 0 && l->batch[(l->made - 1) % l->ring].last)) {
+        if (l->paused || l->rc < 0 || l->made >= l->taken + AHEAD || over(l)) {
             pthread_cond_wait(&l->moved, &l->lock);
             continue;
         }
@@ -171,7 +185,7 @@ static void *work(void *self)
         pthread_mutex_lock(&l->lock);
         l->busy = false;
         l->rc = rc;
-        l->made++;
+        l->made += rc == AT_OK;
         pthread_cond_broadcast(&l->moved);
     }
     pthread_mutex_unlock(&l->lock);
@@ -209,44 +223,73 @@ static void place(struct at_loader *l)
     l->roles = (uint8_t *)(l->ids + l->o.length + 1);
 }
 
+static int check_options(struct at_ctx *cx, const struct at_data *d,
+                         const struct at_loader_options *o)
+{
+    static const char *const names[] = { "training", "validation" };
+    const char *path = at_h5_path(d->f);
+    if (o->rows < 1 || o->length < 1 || o->length > INT32_MAX / o->rows)
+        return at_fail(cx, AT_EINVAL, "a batch of %zu rows of %zu tokens is "
+                       "empty or too large", o->rows, o->length);
+    if (d->n_split[o->split] == 0)
+        return at_fail(cx, AT_EINVAL, "%s: has no %s documents", path,
+                       names[o->split]);
+    if (d->pairs && !o->all_roles &&
+        (o->packing == AT_PACK_STREAM || d->longest - 1 > o->length))
+        return at_fail(cx, AT_EINVAL, "%s: holds prompts and completions, and "
+                       "the longest needs a row of %llu tokens; rows of %zu%s "
+                       "would part them", path,
+                       (unsigned long long)(d->longest - 1), o->length,
+                       o->packing == AT_PACK_STREAM ? " without gaps" : "");
+    return AT_OK;
+}
+
+static int start_thread(struct at_ctx *cx, struct at_loader *l)
+{
+    int err = pthread_create(&l->thread, NULL, work, l);
+    if (err)
+        return at_fail_errno(cx, err, "the loader's thread cannot be started");
+    l->running = true;
+    return AT_OK;
+}
+
 int at_loader_create(struct at_ctx *cx, const struct at_data *d,
                      const struct at_loader_options *o, struct at_loader **made)
 {
-    static const char *const names[] = { "training", "validation" };
+    struct at_arena a = { 0 };
     struct at_loader *l;
-    if (d->n_split[o->split] == 0)
-        return at_fail(cx, AT_EINVAL, "%s: has no %s documents",
-                       at_h5_path(d->f), names[o->split]);
-    l = calloc(1, sizeof *l);
+    int rc = check_options(cx, d, o);
+    if (rc < 0)
+        return rc;
+    l = at_alloc(cx, &a, sizeof *l);
     if (!l)
-        return at_fail(cx, AT_ENOMEM, "out of memory: the loader");
+        return AT_ENOMEM;
+    at_ctx_init(&l->cx);
     l->d = d;
     l->o = *o;
     l->rng = (struct at_rng){ o->seed, AT_RNG_SHUFFLE, o->split };
-    at_ctx_init(&l->cx);
     l->ring = ring_of(o);
-    l->memory = at_map(cx, at_loader_bytes(o), "batches");
-    l->batch = calloc(l->ring, sizeof *l->batch);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->moved, NULL);
-    if (!l->memory || !l->batch) {
-        at_loader_destroy(l);
-        return at_fail(cx, AT_ENOMEM, "out of memory: the loader's batches");
+    l->batch = at_alloc_n(cx, &a, l->ring, sizeof *l->batch);
+    l->cx.run = a;
+    l->memory = l->batch ? at_map(cx, at_loader_bytes(o), "the batches") : NULL;
+    rc = l->memory ? AT_OK : AT_ENOMEM;
+    if (rc == AT_OK) {
+        place(l);
+        rc = o->serial ? AT_OK : start_thread(cx, l);
     }
-    place(l);
+    if (rc < 0) {
+        at_loader_destroy(l);
+        return rc;
+    }
     *made = l;
-    if (!at_h5_threads())
-        return AT_OK;           /* works when asked                          */
-    if (pthread_create(&l->thread, NULL, work, l) != 0) {
-        at_loader_destroy(l);
-        return at_fail(cx, AT_ENOMEM, "the loader's thread cannot be started");
-    }
-    l->running = true;
     return AT_OK;
 }
 
 void at_loader_destroy(struct at_loader *l)
 {
+    struct at_ctx cx;
     if (!l)
         return;
     if (l->running) {
@@ -259,15 +302,14 @@ void at_loader_destroy(struct at_loader *l)
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->moved);
     at_unmap(l->memory, at_loader_bytes(&l->o));
-    at_ctx_finish(&l->cx);
-    free(l->batch);
-    free(l);
+    cx = l->cx;                 /* l itself lies in its arena                 */
+    at_ctx_finish(&cx);
 }
 
 void at_loader_seek(struct at_loader *l, struct at_cursor to)
 {
     pthread_mutex_lock(&l->lock);
-    l->rc = AT_EINTR;           /* holds the producer still                  */
+    l->paused = true;
     while (l->busy)
         pthread_cond_wait(&l->moved, &l->lock);
     l->made = l->taken = 0;
@@ -275,23 +317,30 @@ void at_loader_seek(struct at_loader *l, struct at_cursor to)
         l->batch[i].last = false;
     l->at = to;
     l->rc = AT_OK;
+    l->paused = false;
     pthread_cond_broadcast(&l->moved);
     pthread_mutex_unlock(&l->lock);
 }
 
+/* The producer stops at its first failure, which comes out when the batches
+ * before it have been taken.                                                 */
 int at_loader_next(struct at_ctx *cx, struct at_loader *l,
                    const struct at_batch **b)
 {
     int rc = AT_OK;
     pthread_mutex_lock(&l->lock);
-    if (!l->running)
-        l->rc = make(l, &l->batch[l->made++ % l->ring]);
-    while (l->made == l->taken && l->rc == AT_OK)
+    if (!l->running && l->rc == AT_OK && !over(l)) {
+        l->rc = make(l, &l->batch[l->made % l->ring]);
+        l->made += l->rc == AT_OK;
+    }
+    while (l->made == l->taken && l->rc == AT_OK && !over(l))
         pthread_cond_wait(&l->moved, &l->lock);
-    if (l->rc < 0)
+    if (l->made > l->taken)
+        *b = &l->batch[l->taken++ % l->ring];
+    else if (l->rc < 0)
         rc = at_fail(cx, l->rc, "%s", l->cx.err.msg);
     else
-        *b = &l->batch[l->taken++ % l->ring];
+        rc = at_fail(cx, AT_EINVAL, "the single pass over the data is over");
     pthread_cond_broadcast(&l->moved);
     pthread_mutex_unlock(&l->lock);
     return rc;

@@ -9,8 +9,9 @@ struct at_sample {
     size_t n;
     bool pair;                  /* bytes [from, to) are the completion        */
     size_t from, to;
+    bool begins, ends;          /* its document; else it is a piece of one    */
     uint32_t source;            /* which input                                */
-    uint64_t line;              /* from 1; 0: the whole file                  */
+    uint64_t line;              /* from 1                                     */
 };
 
 struct at_samples;
