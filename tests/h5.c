@@ -17,6 +17,7 @@ struct place { struct at_ctx cx; char dir[64], path[96]; ssize_t n_ids; };
 
 /* HDF5 1.10 loses the header of an object whose checksum is wrong; what we
  * might lose ourselves are ids of files and arrays, which are counted.       */
+__attribute__((visibility("default")))
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {
