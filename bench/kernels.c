@@ -130,7 +130,7 @@ static void gemm(struct bench *b, const char *name, enum at_gemm layout,
     give(b, 0, M * n);
     give(b, 1, M * K);
     give(b, 2, K * n);
-    b->c.what = layout;
+    b->c.what = (int)layout;
     b->c.beta = beta;
     memcpy(b->c.n, (size_t[]){ M, n, K }, 3 * sizeof(size_t));
     b->c.run = run_gemm;

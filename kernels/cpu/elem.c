@@ -9,7 +9,7 @@ enum { PIECE = 1 << 14 };       /* elements a thread takes at a time          */
 HOT vec sigmoid(vec x, vec *rest)
 {
     vec z = v_min(v_all(125), v_max(v_all(-125), x * -log2_e));
-    vec e = v_exp2(z), s = v_inverse(1 + e);
+    vec e = v_exp2(z), s = 1 / (1 + e);
     *rest = e * s;
     return s;
 }
@@ -20,7 +20,7 @@ HOT vec normal(vec x, vec *gauss)
 {
     const vec_i sign = v_all_i(INT32_MIN);
     vec z = (vec)((vec_i)x & ~sign) * 0.707106781f;
-    vec t = v_inverse(1 + 0.3275911f * z), p, tail;
+    vec t = 1 / (1 + 0.3275911f * z), p, tail;
     *gauss = v_exp2(x * x * (-0.5f * log2_e));
     p = v_all(-0.14271928f);
     p = p * t + 0.50344155f;

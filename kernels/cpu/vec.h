@@ -49,17 +49,9 @@ HOT void v_store_n(float *p, vec x, size_t n)
 {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
 }
-/* 1 / x for 2^-126 <= x <= 2^126, relative error 1e-7: a division takes as
- * long as the rest of an activation.                                         */
-HOT vec v_inverse(vec x)
-{
-    vec r = (vec)_mm512_rcp14_ps((__m512)x);
-    return r * (2 - x * r);
-}
 HOT vec v_max(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
 HOT vec v_min(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
 #else
-HOT vec v_inverse(vec x) { return 1 / x; }
 HOT vec v_load_n(const float *p, size_t n)
 {
     vec x = { 0 };
