@@ -50,13 +50,15 @@ static void rows_bwd_run(const struct at_run *r, const struct at_node *n)
  *
  *   logits R*V | x R*C | dx R*C | weight R | ce R | target R | row R         */
 
-enum { LOGITS_BYTES = 64 << 20, ROWS_MIN = 32 };
+enum { LOGITS_BYTES = 128 << 20, ROWS_MIN = 32 };
 
+/* Equal chunks, as few as the buffer allows: each packs the whole head anew.  */
 static size_t chunk_rows(size_t N, size_t V)
 {
-    size_t R = LOGITS_BYTES / sizeof(at_real) / (V ? V : 1);
-    R = R < ROWS_MIN ? ROWS_MIN : R / ROWS_MIN * ROWS_MIN;
-    return R < N ? R : N;
+    size_t most = LOGITS_BYTES / sizeof(at_real) / (V ? V : 1), n;
+    most = most < ROWS_MIN ? ROWS_MIN : most;
+    n = (N + most - 1) / most;
+    return n > 0 ? (N + n - 1) / n : 0;
 }
 
 static int xent_shape(struct at_ctx *cx, struct at_node *n)

@@ -1,5 +1,5 @@
 /* Files that are whole or absent, and their identity. */
-#define XXH_INLINE_ALL
+#define XXH_STATIC_LINKING_ONLY         /* for the size of XXH3_state_t      */
 #include "base/base.h"
 
 #include <errno.h>
@@ -10,6 +10,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 #include <xxhash.h>
+#ifdef AT_XXH_DISPATCH
+#include <xxh_x86dispatch.h>            /* the widest vectors there are      */
+#endif
 
 int at_read_file(struct at_ctx *cx, struct at_arena *a, const char *path,
                  size_t max_bytes, char **text, size_t *n)

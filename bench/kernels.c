@@ -4,11 +4,16 @@
  * and once per write; those under 32 MB stay in the caches, so that their
  * share of the DRAM probe may pass 100 %.
  *
+ * Under each matrix product stands OpenBLAS's, where it was found.
+ *
  *   bench-kernels [--filter NAME] [--backend cpu|ref] [--threads N]
  *                 [--seconds S] [--json FILE]                               */
 #include "bench/probe.h"
 #include "kernels/kernels.h"
 
+#ifdef AT_OPENBLAS
+#include <cblas.h>
+#endif
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,6 +126,24 @@ static void run_gemm(const struct call *c)
                c->n[1], c->n[2], 1, c->beta);
 }
 
+#ifdef AT_OPENBLAS
+static void run_openblas(const struct call *c)
+{
+    bool a_turned = c->what == AT_TN, b_turned = c->what == AT_NT;
+    int M = (int)c->n[0], n = (int)c->n[1], K = (int)c->n[2];
+    cblas_sgemm(CblasRowMajor, a_turned ? CblasTrans : CblasNoTrans,
+                b_turned ? CblasTrans : CblasNoTrans, M, n, K, 1, c->x[1],
+                a_turned ? M : K, c->x[2], b_turned ? K : n, c->beta, c->x[0],
+                n);
+}
+
+/* Two pools of threads would fight, and the figure would not be OpenBLAS's.   */
+static bool openblas_fits(void)
+{
+    return openblas_get_parallel() == OPENBLAS_OPENMP;
+}
+#endif
+
 static void gemm(struct bench *b, const char *name, enum at_gemm layout,
                  size_t M, size_t n, size_t K, float beta)
 {
@@ -136,6 +159,11 @@ static void gemm(struct bench *b, const char *name, enum at_gemm layout,
     b->c.run = run_gemm;
     snprintf(shape, sizeof shape, "%zux%zux%zu", M, n, K);
     row(b, name, shape, 2.0 * (double)(M * n * K), 0);
+#ifdef AT_OPENBLAS
+    b->c.run = run_openblas;
+    if (openblas_fits())
+        row(b, "  openblas", shape, 2.0 * (double)(M * n * K), 0);
+#endif
 }
 
 /* The three products of a linear layer on M tokens, K in, n out.             */
@@ -472,6 +500,12 @@ int main(int argc, char **argv)
     printf("%s, %d threads; probe: %.0f GFLOP/s on one, %.0f on all, DRAM read"
            "+write %.1f GB/s\n", text, b.cx.n_threads, one,
            probe_fma_gflops(b.cx.n_threads), b.dram);
+#ifdef AT_OPENBLAS
+    if (openblas_fits())
+        openblas_set_num_threads(b.cx.n_threads);
+    else
+        printf("OpenBLAS is not of the OpenMP flavour: left out\n");
+#endif
     printf("%-16s %-22s %9s %17s %7s %7s\n", "kernel", "shape", "median ms",
            "rate", "share", "best");
     if (file && !(b.json = fopen(file, "w"))) {
