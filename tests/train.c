@@ -538,8 +538,17 @@ static void poison(void *self, const struct at_progress *p)
     }
 }
 
+/* Poisons after step 4, stops after step `s.at`.                              */
+static void poison_and_stop(void *self, const struct at_progress *p)
+{
+    uint64_t at = 4;
+    poison(&at, p);
+    stop_at(self, p);
+}
+
 static void a_bad_step_is_named_and_handled(void **state)
 {
+    struct stopper s = { .at = 8 };
     char err[4096];
     struct at_ctx cx;
     struct at_metrics_row *rows;
@@ -563,6 +572,10 @@ static void a_bad_step_is_named_and_handled(void **state)
             assert_true(isfinite(rows[i].loss));
     }
     assert_int_equal(skipped, 1);
+    assert_int_equal(run(scratch, "nan-back2", "train.on_nonfinite=rollback",
+                         poison_and_stop, &s, err), AT_EINTR);
+    assert_int_equal(resume("nan-back2", NULL), AT_OK);
+    same_runs("nan-back", "nan-back2");
     assert_int_equal(run(scratch, "nan-skip", "train.on_nonfinite=skip", poison,
                          &at, err), AT_OK);
     at_ctx_finish(&cx);

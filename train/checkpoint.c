@@ -23,7 +23,7 @@ static int put_state(struct at_ctx *cx, struct at_h5 *f,
         { "best_step", s->best_step }, { "bad_evals", s->bad_evals },
         { "epoch", s->cursor.epoch }, { "index", s->cursor.index },
         { "offset", s->cursor.offset }, { "has_best", s->has_best },
-        { "done", s->done },
+        { "done", s->done }, { "eval_due", s->eval_due },
     };
     int rc = AT_OK;
     for (size_t i = 0; i < AT_COUNT(ints) && rc == AT_OK; i++)
@@ -39,13 +39,13 @@ static int put_state(struct at_ctx *cx, struct at_h5 *f,
 
 static int get_state(struct at_ctx *cx, struct at_h5 *f, struct at_state *s)
 {
-    int64_t best = 0, done = 0;
+    int64_t best = 0, done = 0, due = 0;
     const struct { const char *name; void *v; } ints[] = {
         { "step", &s->step }, { "tokens", &s->tokens },
         { "best_step", &s->best_step }, { "bad_evals", &s->bad_evals },
         { "epoch", &s->cursor.epoch }, { "index", &s->cursor.index },
         { "offset", &s->cursor.offset }, { "has_best", &best },
-        { "done", &done },
+        { "done", &done }, { "eval_due", &due },
     };
     int rc = AT_OK;
     for (size_t i = 0; i < AT_COUNT(ints) && rc == AT_OK; i++)
@@ -58,6 +58,7 @@ static int get_state(struct at_ctx *cx, struct at_h5 *f, struct at_state *s)
         rc = at_h5_get_real(cx, f, "norm_var", &s->norm_var);
     s->has_best = best != 0;
     s->done = done != 0;
+    s->eval_due = due != 0;
     return rc;
 }
 

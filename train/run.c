@@ -254,21 +254,40 @@ static int save(struct at_job *j, bool best)
     return rc == AT_OK ? at_checkpoint_write(j, best) : rc;
 }
 
+static bool stop_asked(const struct at_job *j)
+{
+    return j->cx->stop && *j->cx->stop;
+}
+
+/* One step, and its evaluation where one is due.  A request to stop may come
+ * between the two: the evaluation then waits in the checkpoint.              */
+static int step_and_evaluate(struct loop *l, bool *best)
+{
+    struct at_job *j = l->j;
+    int rc = AT_OK;
+    if (!j->s.eval_due && j->s.step < j->steps && !stop_asked(j)) {
+        rc = one_step(l);
+        j->s.eval_due = j->eval && every(j, "eval.every");
+    }
+    if (rc < 0 || !j->s.eval_due || stop_asked(j))
+        return rc;
+    j->s.eval_due = false;
+    return evaluate(l, best);
+}
+
 static int train(struct loop *l)
 {
     struct at_job *j = l->j;
     int rc = AT_OK;
     j->started_s = at_now_s();
     while (!j->s.done && rc == AT_OK) {
-        bool best = false, stop = j->cx->stop && *j->cx->stop;
-        if (j->s.step < j->steps && !stop)
-            rc = one_step(l);
-        stop = stop || (j->cx->stop && *j->cx->stop);
-        if (rc == AT_OK && j->eval && !stop && every(j, "eval.every"))
-            rc = evaluate(l, &best);
+        bool best = false, stop;
+        rc = step_and_evaluate(l, &best);
+        stop = stop_asked(j);
         if (rc < 0)
             break;
-        j->s.done = j->s.step >= j->steps || out_of_patience(j);
+        j->s.done = !j->s.eval_due &&
+                    (j->s.step >= j->steps || out_of_patience(j));
         if (out_of_patience(j))
             say(l, "step %llu: no better for %llu evaluations: stopping early",
                 (unsigned long long)j->s.step,

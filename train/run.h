@@ -24,6 +24,7 @@ struct at_state {
     struct at_cursor cursor;    /* of the next step                           */
     double best_loss, norm_mean, norm_var;
     bool has_best, done;
+    bool eval_due;              /* the step's evaluation is still to come     */
 };
 
 enum at_memory_class { AT_MEM_PROCESS, AT_MEM_FROZEN, AT_MEM_TRAINED,
