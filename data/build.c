@@ -3,6 +3,7 @@
 #include "data/sample.h"
 
 #include <omp.h>
+#include <math.h>
 #include <string.h>
 
 enum { BATCH_DOCS = 512, BATCH_BYTES = 4 << 20, MOST_THREADS = 64 };
@@ -65,16 +66,13 @@ static int cut_pair(struct at_ctx *cx, struct encoded *e, size_t max)
     int rc = at_grow(cx, &e->end, &e->end_cap, 1, sizeof *e->end);
     if (rc < 0)
         return rc;
-    if (max >= 2 && n > max) {
-        e->cut = true;
-        e->cut_tokens = n - max;
-        n = max;
-    }
-    for (size_t i = 1; i < n; i++)
+    e->end[0] = max >= 2 && n > max ? max : n;
+    for (size_t i = 1; i < e->end[0]; i++)
         targets += e->role[i] == AT_ROLE_COMPLETION;
     e->emptied = targets == 0;
     e->n_docs = e->emptied ? 0 : 1;
-    e->end[0] = n;
+    e->cut = !e->emptied && e->end[0] < n;
+    e->cut_tokens = e->cut ? n - e->end[0] : 0;
     return AT_OK;
 }
 
@@ -258,7 +256,8 @@ static int judge(struct build *b)
                        "%zu tokens and would be cut or lost; raise --max-length "
                        "or allow it with --max-cut %.2f",
                        (unsigned long long)lost, (unsigned long long)all,
-                       b->o->max_length, (double)lost / (double)all + 0.005);
+                       b->o->max_length,
+                       fmin(1, (double)lost / (double)all + 0.005));
     return AT_OK;
 }
 

@@ -238,6 +238,17 @@ static void nothing_to_learn_is_refused(void **state)
     p->o.max_length = 4;
     assert_int_equal(build(p, "{\"prompt\": \"xyzxyz\", \"completion\": "
                               "\"a\"}\n"), AT_EINVAL);
+    /* One lost for good, one cut, one whole: two of three.                   */
+    p->o.max_length = 6;
+    p->o.max_cut = 0.05;
+    assert_int_equal(build(p, "{\"prompt\": \"xyzxyz\", \"completion\": "
+                              "\"a\"}\n"
+                              "{\"prompt\": \"x\", \"completion\": "
+                              "\"abcdefghi\"}\n"
+                              "{\"prompt\": \"x\", \"completion\": "
+                              "\"a\"}\n"), AT_EINVAL);
+    assert_non_null(strstr(p->cx.err.msg, "2 of 3 samples are longer"));
+    p->o.max_cut = 1;
     p->o.max_length = 64;
     /* 100 %: there is no prompt.                                             */
     assert_int_equal(build(p, "{\"prompt\": \"\", \"completion\": \"a\"}\n"),

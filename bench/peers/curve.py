@@ -6,6 +6,8 @@ with the same batches, and compares step by step.
 
 The recipe must have data.pack: false, data.shuffle: false, no dropout, and
 start from a model file of the llama family (with pairs (2i, 2i+1) or halves).
+For a model from scratch, that file is the checkpoint of one step at
+optim.lr=1e-30, which leaves the drawn weights as they are.
 """
 import csv
 import json
