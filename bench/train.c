@@ -43,10 +43,11 @@ static bool only_lora(const void *self, const char *name)
     return at_lora_owns(name);
 }
 
-static bool matrices(const void *self, const struct at_param *p)
+static void matrices(const void *self, const struct at_param *p,
+                     struct at_group *g)
 {
     (void)self;
-    return p->val.shape.n >= 2;
+    g->decay = p->val.shape.n >= 2;
 }
 
 static void describe(struct job *j, const char *model)

@@ -3,11 +3,12 @@
  *   build a graph -> add its backward -> plan it -> give it memory -> run it  */
 #include "optim/optim.h"
 
-static bool no_decay(const void *self, const struct at_param *p)
+static void no_decay(const void *self, const struct at_param *p,
+                     struct at_group *g)
 {
     (void)self;
     (void)p;
-    return false;
+    g->decay = false;
 }
 
 static int fit(struct at_ctx *cx)

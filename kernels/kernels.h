@@ -62,6 +62,8 @@ struct at_sgd {
     bool nesterov;
 };
 
+struct at_lion { double lr, beta1, beta2, weight_decay, grad_scale; };
+
 struct at_kernels {
     const char *name;           /* recipe word: "ref", "cpu"                 */
 
@@ -164,6 +166,11 @@ struct at_kernels {
     /* g' = grad_scale g + weight_decay p; m = momentum m + g'; m NULL: plain. */
     void (*sgd)(at_real *p, at_real *m, const at_real *g, size_t n,
                 const struct at_sgd *s);
+    /* Chen et al. 2023 (arXiv:2302.06675), g scaled as above:
+     *   p -= lr * (sign(b1 m + (1-b1) g) + weight_decay p);
+     *   m = b2 m + (1-b2) g;  sign(0) = 0                                    */
+    void (*lion)(at_real *p, at_real *m, const at_real *g, size_t n,
+                 const struct at_lion *s);
     /* Sum of squares in float64, fixed chunks: the same on any threads.     */
     double (*sumsq)(const at_real *x, size_t n);
 };

@@ -1,4 +1,4 @@
-/* AdamW and SGD over the flat trainable array. */
+/* AdamW, Lion and SGD over the flat trainable array. */
 #include "optim/optim.h"
 
 #include <math.h>
@@ -17,6 +17,19 @@ static void adamw_step(const struct at_optim *o, const struct at_kernels *k,
     };
     k->adamw(o->ps->flat + g->from, o->state[0] + g->from,
              o->state[1] + g->from, o->ps->flat_grad + g->from, g->n, &a);
+}
+
+static void lion_step(const struct at_optim *o, const struct at_kernels *k,
+                      const struct at_group *g, double lr, double grad_scale)
+{
+    const struct at_optim_settings *s = &o->set;
+    struct at_lion a = {
+        .lr = lr, .beta1 = s->beta1, .beta2 = s->beta2,
+        .weight_decay = g->decay ? s->weight_decay : 0,
+        .grad_scale = grad_scale,
+    };
+    k->lion(o->ps->flat + g->from, o->state[0] + g->from,
+            o->ps->flat_grad + g->from, g->n, &a);
 }
 
 static void sgd_step(const struct at_optim *o, const struct at_kernels *k,
@@ -40,6 +53,7 @@ static bool with_momentum(const struct at_optim_settings *s, int i)
 
 static const struct at_optim_impl impls[] = {
     { "adamw", 2, { "m", "v" }, NULL, adamw_step },
+    { "lion", 1, { "m" }, NULL, lion_step },
     { "sgd", 1, { "m" }, with_momentum, sgd_step },
 };
 
@@ -66,12 +80,10 @@ size_t at_optim_bytes(const struct at_optim_impl *impl,
     return n * n_flat * sizeof(at_real);
 }
 
-/* Params lie in ps->p order in the flat array: neighbours with the same decay
+/* Params lie in ps->p order in the flat array: neighbours under the same rule
  * become one group.                                                          */
 static int make_groups(struct at_ctx *cx, struct at_arena *arena,
-                       struct at_optim *o,
-                       bool (*decays)(const void *, const struct at_param *),
-                       const void *self)
+                       struct at_optim *o, at_rule_fn *rule, const void *self)
 {
     struct at_params *ps = o->ps;
     o->group = at_alloc_n(cx, arena, ps->n + 1, sizeof *o->group);
@@ -80,12 +92,13 @@ static int make_groups(struct at_ctx *cx, struct at_arena *arena,
     for (size_t i = 0; i < ps->n; i++) {
         const struct at_param *p = ps->p[i];
         struct at_group *last = o->group + o->n_groups - 1;
-        bool decay = decays(self, p);
+        struct at_group g = { .from = p->flat, .lr_scale = 1 };
         if (!p->trainable)
             continue;
-        if (o->n_groups == 0 || last->decay != decay)
-            *(last = o->group + o->n_groups++) =
-                (struct at_group){ p->flat, 0, decay };
+        rule(self, p, &g);
+        if (o->n_groups == 0 || last->decay != g.decay ||
+            last->lr_scale != g.lr_scale)
+            *(last = o->group + o->n_groups++) = g;
         last->n = p->flat + at_shape_count(&p->val.shape) - last->from;
     }
     return AT_OK;
@@ -93,15 +106,14 @@ static int make_groups(struct at_ctx *cx, struct at_arena *arena,
 
 int at_optim_create(struct at_ctx *cx, struct at_arena *arena,
                     const char *name, const struct at_optim_settings *s,
-                    struct at_params *ps,
-                    bool (*decays)(const void *self, const struct at_param *p),
-                    const void *self, struct at_optim **made)
+                    struct at_params *ps, at_rule_fn *rule, const void *self,
+                    struct at_optim **made)
 {
     const struct at_optim_impl *impl = at_optim_impl_find(name);
     struct at_optim *o;
     if (!impl)
-        return at_fail(cx, AT_EINVAL, "optimizer '%s' is not one of adamw, sgd",
-                       name);
+        return at_fail(cx, AT_EINVAL, "optimizer '%s' is not one of adamw, lion, "
+                       "sgd", name);
     o = at_alloc(cx, arena, sizeof *o);
     if (!o)
         return AT_ENOMEM;
@@ -115,7 +127,7 @@ int at_optim_create(struct at_ctx *cx, struct at_arena *arena,
             if (!o->state[i])
                 goto fail;
         }
-    if (make_groups(cx, arena, o, decays, self) < 0)
+    if (make_groups(cx, arena, o, rule, self) < 0)
         goto fail;
     *made = o;
     return AT_OK;
@@ -135,7 +147,7 @@ void at_optim_step(struct at_optim *o, const struct at_kernels *k, double lr,
     double scale = clip > 0 && grad_norm > clip ? clip / grad_norm : 1;
     o->step++;
     for (size_t i = 0; i < o->n_groups; i++)
-        o->impl->step(o, k, &o->group[i], lr, scale);
+        o->impl->step(o, k, &o->group[i], lr * o->group[i].lr_scale, scale);
 }
 
 void at_optim_destroy(struct at_optim *o)

@@ -36,13 +36,20 @@ struct at_optim_settings {
     bool nesterov;
 };
 
-/* A run of parameters that share a weight decay. */
-struct at_group { size_t from, n; bool decay; };
+/* A run of parameters under one rule. */
+struct at_group {
+    size_t from, n;
+    bool decay;                 /* has weight decay                           */
+    double lr_scale;            /* its learning rate, as a factor             */
+};
+/* Sets decay (false before) and lr_scale (1 before) of one parameter.        */
+typedef void at_rule_fn(const void *self, const struct at_param *p,
+                        struct at_group *g);
 
 struct at_optim;
 
 struct at_optim_impl {
-    const char *name;           /* recipe word: "adamw", "sgd"                */
+    const char *name;           /* recipe word: "adamw", ...                  */
     int n_state;                /* arrays of n_flat numbers it keeps          */
     const char *state_name[AT_STATE_MAX];   /* in checkpoints: "m", "v"       */
     bool (*needs)(const struct at_optim_settings *s, int i);    /* NULL: all  */
@@ -65,12 +72,11 @@ const struct at_optim_impl *at_optim_impl_find(const char *name);
 /* Bytes of state for n_flat numbers.                                         */
 size_t at_optim_bytes(const struct at_optim_impl *impl,
                       const struct at_optim_settings *s, size_t n_flat);
-/* After at_params_seal.  decays says which params get weight decay.          */
+/* After at_params_seal.                                                      */
 int at_optim_create(struct at_ctx *cx, struct at_arena *arena,
                     const char *name, const struct at_optim_settings *s,
-                    struct at_params *ps,
-                    bool (*decays)(const void *self, const struct at_param *p),
-                    const void *self, struct at_optim **o);
+                    struct at_params *ps, at_rule_fn *rule, const void *self,
+                    struct at_optim **o);
 /* The gradient's Euclidean norm, in float64, the same on any threads.        */
 double at_optim_grad_norm(const struct at_optim *o, const struct at_kernels *k);
 /* Moves the params once: clip 0 or the largest allowed gradient norm.        */

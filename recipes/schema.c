@@ -140,18 +140,21 @@ const struct at_key at_keys[] = {
       .help = "Parameters trained, all others are kept; freeze takes from "
               "these." },
 
-    { "optim.name", CHOICE("adamw|sgd", "adamw"), .also = "optimizer type",
-      .help = "adamw: AdamW; sgd: gradient descent, with momentum if asked." },
+    { "optim.name", CHOICE("adamw|lion|sgd", "adamw"), .also = "optimizer type",
+      .help = "adamw: AdamW; lion: Lion, half the state, wants a third to a "
+              "tenth of AdamW's rate; sgd: gradient descent, with momentum if "
+              "asked." },
     { "optim.lr", REAL(0, 100, "1e-4"), .also = "learning_rate",
       .help = "Peak learning rate.  Usual: 5e-4 from scratch, 2e-5 for full "
               "fine-tuning, 2e-4 for LoRA." },
-    { "optim.beta1", REAL(0, 0.999999999, "0.9"), .with = "optim.name=adamw",
+    { "optim.beta1", REAL(0, 0.999999999, "0.9"),
+      .with = "optim.name=adamw|lion",
       .also = "adam_beta1 betas",
       .help = "Memory of the mean gradient." },
-    { "optim.beta2", REAL(0, 0.999999999, "0.999"), .with = "optim.name=adamw",
-      .also = "adam_beta2",
-      .help = "Memory of the mean squared gradient; 0.95 is usual from "
-              "scratch." },
+    { "optim.beta2", REAL(0, 0.999999999, "0.999"),
+      .with = "optim.name=adamw|lion", .also = "adam_beta2",
+      .help = "Memory of the mean squared gradient, 0.95 is usual from "
+              "scratch; Lion's of the mean gradient, 0.99 is usual." },
     { "optim.eps", REAL(1e-20, 1, "1e-8"), .with = "optim.name=adamw",
       .also = "epsilon adam_epsilon",
       .help = "Added to the root of the mean squared gradient." },
@@ -162,6 +165,11 @@ const struct at_key at_keys[] = {
       .help = "Parameters that get weight decay: searched in each name; by "
               "default all of 2 or more dimensions (matrices, not biases and "
               "norms)." },
+    { "optim.lr_scale", TEXT(LIST, "[]"),
+      .also = "loraplus_lr_ratio layerwise_lr lr_groups",
+      .help = "PATTERN=FACTOR: parameters whose name fits learn at FACTOR "
+              "times the rate; the first that fits counts.  'lora_b=16' is "
+              "LoRA+." },
     { "optim.momentum", REAL(0, 0.999999999, "0"), .with = "optim.name=sgd",
       .help = "Share of the last step kept in the next." },
     { "optim.nesterov", BOOL("false"), .with = "optim.name=sgd",

@@ -459,6 +459,7 @@ static void check_optim(struct bed *t)
             size_t n = lengths[s];
             float *p = draw(t, n, 1), *m = draw(t, n, 1), *v = draw(t, n, 1);
             float *g = draw(t, n, 1), *pz = copy(t, p, n), *mz, *vz;
+            const struct at_lion lion = { 1e-2, 0.9, 0.99, 0.1, 0.5 };
             struct at_sgd sgd = { 0.1, 0.9, 0.01, 2, f == 1 };
             for (size_t i = 0; i < n; i++)
                 v[i] *= v[i];
@@ -473,6 +474,10 @@ static void check_optim(struct bed *t)
             ref->sgd(pz, f == 2 ? NULL : mz, g, n, &sgd);
             same(t, "sgd p", p, pz, n, 2e-6);
             same(t, "sgd m", m, mz, n, 2e-6);
+            t->k->lion(p, m, g, n, &lion);
+            ref->lion(pz, mz, g, n, &lion);
+            same(t, "lion p", p, pz, n, 2e-6);
+            same(t, "lion m", m, mz, n, 2e-6);
             at_arena_reset(&t->cx.scratch);
         }
 }

@@ -265,7 +265,8 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         { scratch, NULL }, { lora, NULL }, { scratch, "data.stream=true" },
         { scratch, "threads=1" }, { lora, "threads=1" },
         { scratch, "data.pack=false" }, { scratch, "train.recompute=block" },
-        { scratch, "optim.name=sgd" },
+        { scratch, "optim.name=sgd" }, { scratch, "optim.name=lion" },
+        { lora, "optim.lr_scale=[lora_b=16]" },
     };
     (void)state;
     for (size_t i = 0; i < AT_COUNT(kinds); i++) {
@@ -619,6 +620,10 @@ static void requests_that_cannot_work_are_refused(void **state)
         { lora, "model.path=/tmp", "without a checkpoint" },
         { scratch, "batch.rows=1000000", "batch.rows" },
         { scratch, "freeze=.", "nothing is trained" },
+        { lora, "optim.lr_scale=[lora_q=2]", "'lora_q=2' is the first to fit no "
+          "trained parameter" },
+        { lora, "optim.lr_scale=[lora_b]", "must be PATTERN=FACTOR" },
+        { lora, "optim.lr_scale=[lora_b=-1]", "with a factor from 0" },
         { lora, "batch.length=8", "the longest document" },
     };
     char err[4096];

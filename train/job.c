@@ -188,40 +188,6 @@ static int open_loaders(struct at_job *j)
 
 /* ---- what is trained --------------------------------------------------------- */
 
-static bool trains(const void *self, const char *name)
-{
-    const struct at_job *j = self;
-    bool yes = at_recipe_int(j->r, "lora.rank") == 0 || at_lora_owns(name);
-    if (j->only)
-        yes = at_pattern_finds(j->only, name) || at_lora_owns(name);
-    if (j->freeze && at_pattern_finds(j->freeze, name))
-        yes = false;
-    return yes;
-}
-
-static bool decays(const void *self, const struct at_param *p)
-{
-    const struct at_job *j = self;
-    return j->decay ? at_pattern_finds(j->decay, p->val.name)
-                    : p->val.shape.n >= 2;
-}
-
-static int open_patterns(struct at_job *j)
-{
-    const struct { const char *key; struct at_pattern **p; } all[] = {
-        { "freeze", &j->freeze }, { "train_only", &j->only },
-        { "optim.decay", &j->decay },
-    };
-    int rc = AT_OK;
-    for (size_t i = 0; i < AT_COUNT(all) && rc == AT_OK; i++)
-        if (is_set(j, all[i].key)) {
-            act_on(j, all[i].key);
-            rc = at_pattern_create(j->cx, at_recipe_text(j->r, all[i].key),
-                                   all[i].p);
-        }
-    return rc;
-}
-
 static int open_lora(struct at_job *j)
 {
     struct at_lora_settings s = {
@@ -264,8 +230,8 @@ static int build(struct at_job *j)
     act_on(j, "batch.length");
     j->accumulate = s.accumulate;
     at_params_init(&j->ps, j->cx, &j->cx->run);
-    j->ps.trains = trains;
-    j->ps.trains_self = j;
+    j->ps.trains = at_rules_train;
+    j->ps.trains_self = j->rules;
     rc = at_step_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k, j->lora, &s,
                         &j->st);
     act_on(j, "lora.targets");
@@ -275,7 +241,7 @@ static int build(struct at_job *j)
                        "blocks.0.mlp.up_proj",
                        at_recipe_text(j->r, "lora.targets"),
                        j->d.qkv_fused ? "qkv_proj" : "q_proj");
-    return rc;
+    return rc == AT_OK ? at_rules_check(j->cx, j->rules, &j->ps) : rc;
 }
 
 static int attach_lora(void *self, struct at_graph *g)
@@ -392,7 +358,7 @@ int at_job_open(struct at_ctx *cx, struct at_recipe *r, struct at_job **made)
     if (rc == AT_OK)
         rc = open_data(j);
     if (rc == AT_OK)
-        rc = open_patterns(j);
+        rc = at_rules_create(cx, &cx->run, r, &j->rules);
     if (rc == AT_OK)
         rc = open_lora(j);
     if (rc == AT_OK)
@@ -455,7 +421,8 @@ int at_job_start(struct at_job *j)
         rc = at_generator_start(j->gen);
     if (rc == AT_OK)
         rc = at_optim_create(cx, &cx->run, at_recipe_text(j->r, "optim.name"),
-                             &j->optim, &j->ps, decays, j, &j->o);
+                             &j->optim, &j->ps, at_rules_optim, j->rules,
+                             &j->o);
     return rc;
 }
 
@@ -472,9 +439,7 @@ void at_job_close(struct at_job *j)
     at_step_destroy(j->st);
     at_params_finish(&j->ps);
     at_lora_destroy(j->lora);
-    at_pattern_destroy(j->freeze);
-    at_pattern_destroy(j->only);
-    at_pattern_destroy(j->decay);
+    at_rules_destroy(j->rules);
     if (j->validation != j->data)
         at_data_close(j->validation);
     at_data_close(j->data);

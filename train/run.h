@@ -15,6 +15,7 @@
 #include "train/metrics.h"
 #include "train/model_file.h"
 #include "train/models/generate.h"
+#include "train/rules.h"
 #include "train/step.h"
 
 /* Where a run stands; with the weights and the optimizer's state this is all
@@ -43,7 +44,7 @@ struct at_job {
     struct at_model *start;     /* what training starts from, or NULL         */
     struct at_data *data, *validation;  /* the same when there is one file    */
     struct at_params ps;
-    struct at_pattern *freeze, *only, *decay;
+    struct at_rules *rules;
     struct at_lora *lora;
     struct at_step *st;
     struct at_optim *o;

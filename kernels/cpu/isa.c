@@ -35,5 +35,6 @@ const struct at_kernels ISA_TABLE = {
     .xent_fwd_bwd = xent_fwd_bwd,
     .adamw = adamw,
     .sgd = sgd,
+    .lion = lion,
     .sumsq = sumsq,
 };

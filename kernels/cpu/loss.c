@@ -145,6 +145,25 @@ static void sgd(float *p, float *m, const float *g, size_t n,
         }
 }
 
+static void lion(float *p, float *m, const float *g, size_t n,
+                 const struct at_lion *s)
+{
+    float b1 = (float)s->beta1, b2 = (float)s->beta2, lr = (float)s->lr;
+    float gs = (float)s->grad_scale, decay = (float)s->weight_decay;
+#pragma omp parallel for schedule(dynamic) if (n > FLAT)
+    for (size_t i = 0; i < n; i += FLAT)
+        for (size_t j = i; j < least(i + FLAT, n); j += W) {
+            const vec zero = { 0 };
+            size_t k = n - j;
+            vec grad = v_load_upto(g + j, k) * gs, old = v_load_upto(p + j, k);
+            vec mean = v_load_upto(m + j, k), to = b1 * mean + (1 - b1) * grad;
+            vec sign = v_pick(to > zero, v_all(1), v_pick(to < zero, v_all(-1),
+                                                          zero));
+            v_store_upto(p + j, old - lr * (sign + decay * old), k);
+            v_store_upto(m + j, b2 * mean + (1 - b2) * grad, k);
+        }
+}
+
 static double sumsq(const float *x, size_t n)
 {
     enum { PARTS = 256 };

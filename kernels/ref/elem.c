@@ -175,6 +175,19 @@ void ref_sgd(at_real *p, at_real *m, const at_real *g, size_t n,
     }
 }
 
+void ref_lion(at_real *p, at_real *m, const at_real *g, size_t n,
+              const struct at_lion *s)
+{
+    at_real b1 = (at_real)s->beta1, b2 = (at_real)s->beta2;
+    for (size_t i = 0; i < n; i++) {
+        at_real gi = g[i] * (at_real)s->grad_scale;
+        at_real toward = b1 * m[i] + (1 - b1) * gi;
+        at_real sign = (at_real)((toward > 0) - (toward < 0));
+        p[i] -= (at_real)s->lr * (sign + (at_real)s->weight_decay * p[i]);
+        m[i] = b2 * m[i] + (1 - b2) * gi;
+    }
+}
+
 double ref_sumsq(const at_real *x, size_t n)
 {
     double sum = 0;

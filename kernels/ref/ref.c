@@ -28,5 +28,6 @@ const struct at_kernels at_kernels_ref = {
     .xent_fwd_bwd = ref_xent_fwd_bwd,
     .adamw = ref_adamw,
     .sgd = ref_sgd,
+    .lion = ref_lion,
     .sumsq = ref_sumsq,
 };

@@ -60,6 +60,8 @@ void ref_adamw(at_real *p, at_real *m, at_real *v, const at_real *g, size_t n,
                const struct at_adamw *s);
 void ref_sgd(at_real *p, at_real *m, const at_real *g, size_t n,
              const struct at_sgd *s);
+void ref_lion(at_real *p, at_real *m, const at_real *g, size_t n,
+              const struct at_lion *s);
 double ref_sumsq(const at_real *x, size_t n);
 
 #endif
