@@ -87,7 +87,7 @@ int at_h5_info(struct at_ctx *cx, struct at_h5 *f, const char *name,
  * failure dst holds anything.                                                */
 int at_h5_get(struct at_ctx *cx, struct at_h5 *f, const char *name,
               enum at_h5_type type, size_t n_dims, const size_t *d, void *dst);
-/* Elements [from, from+n) of a one-dimensional array.  No checksum: verify
+/* Elements [from, from+n) of an array, counted row by row.  No checksum: verify
  * the array once with at_h5_verify.                                          */
 int at_h5_get_part(struct at_ctx *cx, struct at_h5 *f, const char *name,
                    enum at_h5_type type, size_t from, size_t n, void *dst);

@@ -162,8 +162,7 @@ int at_h5_get_part(struct at_ctx *cx, struct at_h5 *f, const char *name,
     int rc = find_array(cx, f, name, &v);
     if (rc < 0)
         return rc;
-    if (v->info.n_dims != 1 || v->info.type != type || from > v->info.n ||
-        n > v->info.n - from)
+    if (v->info.type != type || from > v->info.n || n > v->info.n - from)
         return at_fail(cx, AT_EINVAL, "%s: the array '%s' has no elements %zu "
                        "to %zu of type %s", f->path, name, from, from + n,
                        at_h5_type_name(type));
