@@ -194,11 +194,11 @@ static void make(struct at_ctx *cx, struct table *t, size_t n, size_t m)
     }
 }
 
-/* The definition, row by row: mean rewards and KL under lambda. */
+/* The definition, row by row: mean rewards, KL and ESS under lambda. */
 static void evaluate(const struct table *t, bool joint, const double *lambda,
-                     double *mean, double *kl)
+                     double *mean, double *kl, double *ess)
 {
-    double groups = 0;
+    double groups = 0, squares = 0;
     size_t m = t->m, to;
     *kl = 0;
     memset(mean, 0, m * sizeof *mean);
@@ -221,12 +221,14 @@ static void evaluate(const struct table *t, bool joint, const double *lambda,
                 }
                 for (size_t i = 0; i < m; i++)
                     mean[i] += exp(x) / s * t->r[j * m + i];
+                squares += exp(2 * x) / (s * s);
                 *kl += exp(x) / s * (x - log(s / (double)(to - from)));
             }
     }
     for (size_t i = 0; i < m; i++)
         mean[i] /= groups;
     *kl /= groups;
+    *ess = groups * groups / squares;
 }
 
 /* The largest y.v over what can be reached, row by row. */
@@ -251,7 +253,7 @@ static bool check_one(struct at_ctx *cx, const struct table *t,
                       struct at_palette *p, bool joint, const double *c)
 {
     struct at_palette_result s;
-    double mean[4], kl, most = 0;
+    double mean[4], kl, ess, most = 0;
     OK(cx, at_palette_solve(cx, p, c, NULL, &cx->run, &s));
     assert_true(s.rho_gap <= 1e-9 * (1 + s.rho) || isinf(s.rho));
     if (!s.feasible) {
@@ -264,7 +266,8 @@ static bool check_one(struct at_ctx *cx, const struct table *t,
         return false;
     }
     assert_true(s.rho >= 1 && s.kkt_residual <= 1e-10);
-    evaluate(t, joint, s.lambda, mean, &kl);
+    evaluate(t, joint, s.lambda, mean, &kl, &ess);
+    assert_true(close_to(s.ess / ess, 1, 1e-10));
     assert_true(close_to(s.kl, kl, 1e-10));
     for (size_t i = 0; i < t->m; i++) {
         assert_true(close_to(s.achieved[i], mean[i], 1e-9));
@@ -312,13 +315,13 @@ static void errors_are_clustered(void **state)
     struct at_palette_result s;
     struct table t;
     struct at_ctx cx;
-    double c[] = { 1, NAN }, var = 0, n_groups = 0, mean[2], kl;
+    double c[] = { 1, NAN }, var = 0, n_groups = 0, mean[2], kl, ess;
     size_t to;
     (void)state;
     at_ctx_init(&cx);
     make(&cx, &t, 9000, 2);
     OK(&cx, solve(&cx, &t, AT_CONDITIONAL, c, &s));
-    evaluate(&t, false, s.lambda, mean, &kl);
+    evaluate(&t, false, s.lambda, mean, &kl, &ess);
     for (size_t from = 0; from < t.n; from = to, n_groups++) {
         double z = 0, u = 0;
         for (to = from; to < t.n && t.g[to] == t.g[from]; to++) {
