@@ -250,6 +250,7 @@ struct at_val *at_linear(struct at_graph *g, struct at_val *x,
 /* y[N,M] = y0[N,M] + alpha x[N,C] w[M,C]^T.                                  */
 struct at_val *at_linear_add(struct at_graph *g, struct at_val *y0,
                              struct at_val *x, struct at_val *w, double alpha);
+/* w [C]; x [N,C], or [N,M*C]: each C of a row apart (a head).                 */
 struct at_val *at_rmsnorm(struct at_graph *g, struct at_val *x,
                           struct at_val *w, double eps);
 struct at_val *at_layernorm(struct at_graph *g, struct at_val *x,
@@ -258,17 +259,18 @@ struct at_val *at_layernorm(struct at_graph *g, struct at_val *x,
 struct at_val *at_rope(struct at_graph *g, struct at_val *x, struct at_val *cs,
                        struct at_val *pos, size_t H, bool half);
 /* q [B*T,H*K], k,v [B*T,G*K] -> y [B*T,H*K]; k NULL: q is [B*T,(H+2G)*K],
- * the three side by side.  first [B*T]: see struct at_attn.                  */
+ * the three side by side.  first [B*T], window: see struct at_attn.          */
 struct at_val *at_attention(struct at_graph *g, struct at_val *q,
                             struct at_val *k, struct at_val *v,
                             struct at_val *first, size_t B, size_t H, size_t G,
-                            double scale);
+                            double scale, size_t window);
 /* The same over a cache kc, vc [rows,G,T_max,K]; row, pos [N].               */
 struct at_val *at_attention_cached(struct at_graph *g, struct at_val *q,
                                    struct at_val *k, struct at_val *v,
                                    struct at_val *kc, struct at_val *vc,
                                    struct at_val *row, struct at_val *pos,
-                                   size_t H, size_t G, double scale);
+                                   size_t H, size_t G, double scale,
+                                   size_t window);
 struct at_val *at_act(struct at_graph *g, struct at_val *x, enum at_act act);
 /* act(a) * b */
 struct at_val *at_glu(struct at_graph *g, struct at_val *a, struct at_val *b,

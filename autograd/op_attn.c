@@ -1,7 +1,8 @@
 /* Rotary positions and attention.
  *
  * attn reads q [N,H*K], k, v [N,G*K], or all three side by side in one
- * [N,(H+2G)*K] (then in[1] and in[2] are NULL); attr: s scale, i B H G.      */
+ * [N,(H+2G)*K] (then in[1] and in[2] are NULL); attr: s scale, i B H G
+ * window.                                                                    */
 #include "autograd/op.h"
 
 struct view {           /* q, k, v or their gradients, however they lie      */
@@ -35,6 +36,7 @@ static struct at_attn setting(const struct at_node *n, const int32_t *first)
         .ld_q = apart ? H * K : wide, .ld_k = apart ? G * K : wide,
         .ld_v = apart ? G * K : wide, .ld_y = H * K,
         .scale = (at_real)n->attr.s, .first = first,
+        .window = (size_t)n->attr.i[3],
     };
 }
 
@@ -186,10 +188,11 @@ struct at_val *at_rope(struct at_graph *g, struct at_val *x, struct at_val *cs,
 struct at_val *at_attention(struct at_graph *g, struct at_val *q,
                             struct at_val *k, struct at_val *v,
                             struct at_val *first, size_t B, size_t H, size_t G,
-                            double scale)
+                            double scale, size_t window)
 {
     struct at_val *in[] = { q, k, v, first };
-    struct at_attr attr = { scale, { (int64_t)B, (int64_t)H, (int64_t)G } };
+    struct at_attr attr = { scale, { (int64_t)B, (int64_t)H, (int64_t)G,
+                                     (int64_t)window } };
     if (!q || !first)
         return NULL;
     return at_out(at_apply(g, AT_OP_ATTN, in, 4, attr), 0);
@@ -199,10 +202,12 @@ struct at_val *at_attention_cached(struct at_graph *g, struct at_val *q,
                                    struct at_val *k, struct at_val *v,
                                    struct at_val *kc, struct at_val *vc,
                                    struct at_val *row, struct at_val *pos,
-                                   size_t H, size_t G, double scale)
+                                   size_t H, size_t G, double scale,
+                                   size_t window)
 {
     struct at_val *in[] = { q, k, v, row, pos, kc, vc };
-    struct at_attr attr = { scale, { 1, (int64_t)H, (int64_t)G } };
+    struct at_attr attr = { scale, { 1, (int64_t)H, (int64_t)G,
+                                     (int64_t)window } };
     if (!q || !row || !pos || !kc || !vc)
         return NULL;
     return at_out(at_apply(g, AT_OP_ATTN_CACHED, in, 7, attr), 0);
@@ -222,7 +227,10 @@ const struct at_op at_op_attn = {
         .attr = { 0.5, { 1, 4, 2 } } },
       { .in = { { .d = { 5, 18 } }, { .d = { 0 } }, { .d = { 0 } },
                 { .d = { 5 }, .ids = 1 } },
-        .attr = { 0.7, { 1, 2, 2 } } } }
+        .attr = { 0.7, { 1, 2, 2 } } },
+      { .in = { { .d = { 6, 4 } }, { .d = { 6, 2 } }, { .d = { 6, 2 } },
+                { .d = { 6 }, .ids = 1 } },
+        .attr = { 0.5, { 1, 2, 1, 3 } } } }
 };
 const struct at_op at_op_attn_bwd = {
     "attn_bwd", 1, 7, 3, 0, 0, 0, attn_bwd_shape, attn_bwd_run, NULL,

@@ -1,4 +1,5 @@
-/* RMS norm and layer norm over the last dimension: x [N,C], w, b [C]. */
+/* RMS norm and layer norm over the last dimension: x [N,C], w, b [C].  RMS norm
+ * also takes x [N,M*C] as N*M rows of C.                                     */
 #include "autograd/op.h"
 
 static int norm_inputs(struct at_ctx *cx, struct at_node *n)
@@ -12,16 +13,20 @@ static int norm_inputs(struct at_ctx *cx, struct at_node *n)
 
 static int rms_shape(struct at_ctx *cx, struct at_node *n)
 {
+    size_t C = at_count(n->in[1]);
+    if (C == 0 || at_cols(n->in[0]) % C)
+        return at_refuse(cx, n, "the width must be a multiple of the weight's");
     n->out[0]->shape = n->in[0]->shape;
-    n->out[1]->shape = at_shape1(at_rows_of(n->in[0]));
-    return norm_inputs(cx, n);
+    n->out[1]->shape = at_shape1(at_count(n->in[0]) / C);
+    return AT_OK;
 }
 
 static void rms_run(const struct at_run *r, const struct at_node *n)
 {
-    struct at_val *x = n->in[0];
-    r->k->rmsnorm_fwd(at_f(n->out[0]), at_f(n->out[1]), at_f(x), at_f(n->in[1]),
-                      at_rows_of(x), at_cols(x), (at_real)n->attr.s);
+    struct at_val *x = n->in[0], *w = n->in[1];
+    r->k->rmsnorm_fwd(at_f(n->out[0]), at_f(n->out[1]), at_f(x), at_f(w),
+                      at_count(x) / at_count(w), at_count(w),
+                      (at_real)n->attr.s);
 }
 
 static int rms_grad(struct at_grads *d, struct at_node *n)
@@ -37,16 +42,16 @@ static int rms_bwd_shape(struct at_ctx *cx, struct at_node *n)
     (void)cx;
     n->out[0]->shape = n->in[1]->shape;
     n->out[1]->shape = n->in[2]->shape;
-    n->out[2]->shape = at_shape2(AT_CHUNKS, at_cols(n->in[1]));
+    n->out[2]->shape = at_shape2(AT_CHUNKS, at_count(n->in[2]));
     return AT_OK;
 }
 
 static void rms_bwd_run(const struct at_run *r, const struct at_node *n)
 {
-    struct at_val *x = n->in[1];
+    struct at_val *x = n->in[1], *w = n->in[2];
     r->k->rmsnorm_bwd(at_f(n->out[0]), at_f(n->out[1]), at_f(n->out[2]),
-                      at_f(n->in[0]), at_f(x), at_f(n->in[2]), at_f(n->in[3]),
-                      at_rows_of(x), at_cols(x), at_adds(r, n, 0),
+                      at_f(n->in[0]), at_f(x), at_f(w), at_f(n->in[3]),
+                      at_count(x) / at_count(w), at_count(w), at_adds(r, n, 0),
                       at_adds(r, n, 1));
 }
 
@@ -113,7 +118,9 @@ const struct at_op at_op_rmsnorm = {
     "rmsnorm", 2, 2, 2, 0, 0, 0, rms_shape, rms_run, rms_grad, NULL,
     { { .in = { { .d = { 3, 7 } }, { .d = { 7 } } }, .attr = { .s = 1e-5 } },
       { .in = { { .d = { 2, 5 } }, { .d = { 5 }, .frozen = true } },
-        .attr = { .s = 1e-2 } } }
+        .attr = { .s = 1e-2 } },
+      { .in = { { .d = { 2, 12 } }, { .d = { 4 } } },
+        .attr = { .s = 1e-5 } } }
 };
 const struct at_op at_op_rmsnorm_bwd = {
     "rmsnorm_bwd", 4, 4, 3, 3, 3, 0, rms_bwd_shape, rms_bwd_run, NULL, NULL,

@@ -74,6 +74,7 @@ int at_h5_open(struct at_ctx *cx, const char *path, const char *kind,
 const char *at_h5_kind(const struct at_h5 *f);
 const char *at_h5_path(const struct at_h5 *f);
 bool at_h5_has(struct at_h5 *f, const char *name);      /* an array           */
+bool at_h5_has_fact(const struct at_h5 *f, const char *name);
 int at_h5_get_int(struct at_ctx *cx, struct at_h5 *f, const char *name,
                   int64_t *v);
 int at_h5_get_real(struct at_ctx *cx, struct at_h5 *f, const char *name,

@@ -20,6 +20,11 @@ bool at_h5_has(struct at_h5 *f, const char *name)
     return at_h5_list_find(&f->list, name, true) != NULL;
 }
 
+bool at_h5_has_fact(const struct at_h5 *f, const char *name)
+{
+    return at_h5_list_find(&f->list, name, false) != NULL;
+}
+
 static int find_fact(struct at_ctx *cx, const struct at_h5 *f,
                      const char *name, enum at_h5_sort sort,
                      const struct at_h5_item **v)

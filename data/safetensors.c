@@ -88,7 +88,7 @@ static int read_at(struct at_ctx *cx, const struct file *f, uint64_t at,
     return AT_OK;
 }
 
-/* ---- the header ------------------------------------------------------------- */
+/* ---- the header --------------------------------------------------------- */
 
 static bool plain(const char *s)
 {
@@ -288,7 +288,7 @@ static int open_file(struct at_ctx *cx, struct at_arena *a, struct at_st *st,
     return read_header(cx, a, st);
 }
 
-/* ---- several files ------------------------------------------------------------ */
+/* ---- several files ------------------------------------------------------ */
 
 static bool good_shard(const char *s)
 {
@@ -453,7 +453,7 @@ void at_st_close(struct at_st *st)
     st->t = NULL;
 }
 
-/* ---- tensors -------------------------------------------------------------------- */
+/* ---- tensors ------------------------------------------------------------ */
 
 size_t at_st_count(const struct at_st *st)
 {

@@ -1,7 +1,7 @@
 /* Inside the tokenizers: what their files share.  Not for other folders.
  *
- *   tok_llama2c.c  tok_gpt2.c  tok_train.c      make a draft
- *           \          |          /
+ *   tok_llama2c.c  tok_gpt2.c  tok_hf.c  tok_train.c      make a draft
+ *           \          |          |         /
  *            tok_blob.c: draft -> bytes -> struct at_tok (all checks here)
  *                      |
  *   tok_kind.c: a row for each kind   tok_split.c: text to words
@@ -171,6 +171,7 @@ struct tok_kind {
     uint32_t code;              /* in the blob; never reused                 */
     bool has_pattern, has_scores, has_merges;
     bool dummy_space;           /* a space before the text                   */
+    bool whole_words;           /* a word that is a piece is not merged      */
     /* Fills t->pair (and what else only this kind has), t->words is there.  */
     int (*open)(struct at_ctx *cx, struct at_arena *a, struct at_tok *t);
     /* Next word as tok_walk_next gives it; re is NULL without a pattern.    */
@@ -180,13 +181,22 @@ struct tok_kind {
     size_t (*symbols)(const struct at_tok *t, const char *s, size_t n,
                       struct tok_symbol *y);
 };
-extern const struct tok_kind tok_byte_bpe, tok_llama2c;
+extern const struct tok_kind tok_byte_bpe, tok_byte_bpe_words, tok_llama2c;
 /* NULL: no such kind.                                                        */
 const struct tok_kind *tok_kind_find(uint32_t code);
 
 /* The bytes in GPT-2's order (code points of its printable alphabet): the
  * printable ones first.  order[i]: the i-th byte; point[b]: b's code point.  */
 void tok_byte_order(unsigned char order[256], uint32_t point[256]);
+
+/* The alphabet back to bytes; -1: no byte.                                   */
+enum { TOK_POINTS = 324 };      /* one past the last code point used         */
+struct tok_alphabet { int16_t byte[TOK_POINTS]; };
+void tok_alphabet_init(struct tok_alphabet *al);
+/* The bytes that s[0..n) spells, into y's room of n bytes; false: a character
+ * is none of the alphabet.                                                   */
+bool tok_spell(const struct tok_alphabet *al, const char *s, size_t n, char *y,
+               size_t *n_y);
 
 static inline uint32_t tok_u32(const unsigned char *p)
 {

@@ -219,6 +219,11 @@ static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
     int rc;
     if (line && line->n_key)
         return append_word(cx, tok, ids, line->id, line->n_id, at);
+    if (tok->kind->whole_words) {
+        uint32_t id = tok_table_find(&tok->words, s, n);
+        if (id != TOK_NEVER)
+            return append_word(cx, tok, ids, &(int32_t){ (int32_t)id }, 1, at);
+    }
     if ((rc = at_grow(cx, &c->y, &c->cap_y, n, sizeof *c->y)) < 0 ||
         (rc = at_grow(cx, &c->heap, &c->cap_heap, 2 * n,
                       sizeof *c->heap)) < 0)

@@ -5,31 +5,27 @@
 #include <jansson.h>
 #include <string.h>
 
-enum { POINTS = 324, FILE_MAX = 256 << 20 };  /* 324: one past the last used */
+enum { FILE_MAX = 256 << 20 };
 
-struct alphabet { int16_t byte[POINTS]; };      /* -1: no byte               */
-
-static void alphabet_init(struct alphabet *al)
+void tok_alphabet_init(struct tok_alphabet *al)
 {
     unsigned char order[256];
     uint32_t point[256];
     tok_byte_order(order, point);
-    for (size_t i = 0; i < POINTS; i++)
+    for (size_t i = 0; i < TOK_POINTS; i++)
         al->byte[i] = -1;
     for (int b = 0; b < 256; b++)
         al->byte[point[b]] = (int16_t)b;
 }
 
-/* The bytes that s[0..n) spells, in place of *y's room of n bytes; false: a
- * character is none of the alphabet.                                         */
-static bool spell(const struct alphabet *al, const char *s, size_t n, char *y,
-                  size_t *n_y)
+bool tok_spell(const struct tok_alphabet *al, const char *s, size_t n, char *y,
+               size_t *n_y)
 {
     *n_y = 0;
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         size_t len = at_utf8(s + i, n - i, &cp);
-        if (len == 0 || cp >= POINTS || al->byte[cp] < 0)
+        if (len == 0 || cp >= TOK_POINTS || al->byte[cp] < 0)
             return false;
         y[(*n_y)++] = (char)al->byte[cp];
         i += len;
@@ -40,10 +36,10 @@ static bool spell(const struct alphabet *al, const char *s, size_t n, char *y,
 static int read_pieces(struct at_ctx *cx, struct at_arena *a, const char *path,
                        json_t *root, struct tok_draft *d)
 {
-    struct alphabet al;
+    struct tok_alphabet al;
     const char *key;
     json_t *value;
-    alphabet_init(&al);
+    tok_alphabet_init(&al);
     d->n = json_object_size(root);
     d->piece = at_alloc_n(cx, a, d->n, sizeof *d->piece);
     d->type = at_alloc_n(cx, a, d->n, sizeof *d->type);
@@ -59,7 +55,7 @@ static int read_pieces(struct at_ctx *cx, struct at_arena *a, const char *path,
         y = at_alloc(cx, a, n);
         if (!y)
             return AT_ENOMEM;
-        if (n == 0 || n > TOK_PIECE_MAX || !spell(&al, key, n, y, &n_piece))
+        if (n == 0 || n > TOK_PIECE_MAX || !tok_spell(&al, key, n, y, &n_piece))
             return at_fail(cx, AT_EFORMAT, "%s: '%.60s' (id %d) is not spelled "
                            "in GPT-2's byte alphabet", path, key, (int)id);
         d->piece[id] = (struct tok_str){ y, n_piece };
@@ -73,7 +69,7 @@ static int read_pieces(struct at_ctx *cx, struct at_arena *a, const char *path,
 struct reading {
     const char *path;
     size_t line;
-    struct alphabet al;
+    struct tok_alphabet al;
     struct tok_table table;
     struct tok_merge *merge;
 };
@@ -93,8 +89,8 @@ static int read_merge(struct at_ctx *cx, struct reading *r,
     size_t n_left, n_right;
     struct tok_merge m;
     if (!space || n > sizeof both ||
-        !spell(&r->al, s, (size_t)(space - s), both, &n_left) ||
-        !spell(&r->al, space + 1, n - (size_t)(space - s) - 1, both + n_left,
+        !tok_spell(&r->al, s, (size_t)(space - s), both, &n_left) ||
+        !tok_spell(&r->al, space + 1, n - (size_t)(space - s) - 1, both + n_left,
                &n_right))
         return merge_bad(cx, r);
     m.left = tok_table_find(&r->table, both, n_left);
@@ -119,7 +115,7 @@ static int read_merges(struct at_ctx *cx, struct at_arena *a, const char *path,
         return rc;
     for (size_t i = 0; i < n; i++)
         n_lines += file[i] == '\n';
-    alphabet_init(&r.al);
+    tok_alphabet_init(&r.al);
     r.merge = at_alloc_n(cx, a, n_lines + 1, sizeof *r.merge);
     rc = tok_table_init(cx, a, &r.table, d->piece, d->n);
     if (!r.merge || rc < 0)

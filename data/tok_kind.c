@@ -216,6 +216,18 @@ const struct tok_kind tok_byte_bpe = {
     .symbols = bpe_symbols,
 };
 
+/* Llama 3's: the same, but for words that are pieces.                        */
+const struct tok_kind tok_byte_bpe_words = {
+    .name = "byte_bpe",
+    .code = 3,
+    .has_pattern = true,
+    .has_merges = true,
+    .whole_words = true,
+    .open = bpe_open,
+    .walk = bpe_walk,
+    .symbols = bpe_symbols,
+};
+
 const struct tok_kind tok_llama2c = {
     .name = "llama2c",
     .code = 2,
@@ -226,7 +238,9 @@ const struct tok_kind tok_llama2c = {
     .symbols = llama2c_symbols,
 };
 
-static const struct tok_kind *const kinds[] = { &tok_byte_bpe, &tok_llama2c };
+static const struct tok_kind *const kinds[] = {
+    &tok_byte_bpe, &tok_byte_bpe_words, &tok_llama2c
+};
 
 const struct tok_kind *tok_kind_find(uint32_t code)
 {

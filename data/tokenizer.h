@@ -47,6 +47,13 @@ int at_tok_load_llama2c(struct at_ctx *cx, struct at_arena *a,
 int at_tok_load_gpt2(struct at_ctx *cx, struct at_arena *a,
                      const char *encoder_json, const char *vocab_bpe,
                      struct at_tok **tok);
+/* Hugging Face's tokenizer.json when it is a byte-level BPE whose parts attune
+ * has; another is refused by the part that is missing.  config_json (or NULL):
+ * tokenizer_config.json, which names the end of a text.  bos is the token that
+ * the file itself puts first, if it puts one.                                */
+int at_tok_load_hf(struct at_ctx *cx, struct at_arena *a,
+                   const char *tokenizer_json, const char *config_json,
+                   struct at_tok **tok);
 /* The n bytes that at_tok_save gave; they are copied.  Anything else, cut
  * short or altered, is refused with AT_EFORMAT.                              */
 int at_tok_load(struct at_ctx *cx, struct at_arena *a, const void *blob,

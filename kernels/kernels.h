@@ -35,15 +35,30 @@ enum at_act { AT_RELU, AT_GELU_TANH, AT_GELU_ERF, AT_SILU };
 
 /* Where attention reads and writes.  Token n of N = B*T stands in row n/T; it
  * sees tokens first[n] .. n (both within its row): causal, and blind to other
- * documents packed into the row.  q,k,v,y and their gradients are read with
- * row strides (in elements), so that slices of one fused buffer work; head h
- * of q starts at column h*K and reads key/value head h / (H/G).              */
+ * documents packed into the row; with a window only the last `window` of them,
+ * itself included.  q,k,v,y and their gradients are read with row strides
+ * (in elements), so that slices of one fused buffer work; head h of q starts
+ * at column h*K and reads key/value head h / (H/G).                          */
 struct at_attn {
     size_t B, T, H, G, K;
     size_t ld_q, ld_k, ld_v, ld_y;  /* gradients have their array's stride   */
     at_real scale;                  /* usually 1/sqrt(K)                     */
     const int32_t *first;           /* [N]                                   */
+    size_t window;                  /* 0: no limit                           */
 };
+
+/* The first token that token n sees.                                         */
+static inline size_t at_attn_from(const struct at_attn *a, size_t n)
+{
+    size_t from = (size_t)a->first[n];
+    return a->window && n - from >= a->window ? n + 1 - a->window : from;
+}
+
+/* The same in a cache row, where the first is 0.                             */
+static inline size_t at_attn_cached_from(const struct at_attn *a, size_t pos)
+{
+    return a->window && pos >= a->window ? pos + 1 - a->window : 0;
+}
 
 /* The key/value cache of generation: k and v are [rows, G, T_max, K].        */
 struct at_cache {
@@ -116,7 +131,7 @@ struct at_kernels {
                      const struct at_attn *a);
     /* Token n stands in cache row row[n] at position pos[n] (row -1: padding;
      * its y is zero).  All k, v are stored first, then token n sees positions
-     * 0 .. pos[n].  Uses N = a->B * a->T, H, G, K, strides, scale; not first. */
+     * 0 .. pos[n] (the last `window` of them).  Uses N = a->B * a->T, H, G, K, strides, scale; not first. */
     void (*attn_cached)(at_real *y, const struct at_cache *c, const at_real *q,
                         const at_real *k, const at_real *v,
                         const int32_t *row, const int32_t *pos,

@@ -1,6 +1,7 @@
 /* attune import, generate, eval, merge. */
 #include "data/data.h"
 #include "tools/cmds.h"
+#include "train/hf.h"
 #include "train/infer.h"
 
 #include <math.h>
@@ -8,25 +9,36 @@
 
 /* ---- import ---------------------------------------------------------------------- */
 
+struct import_args { bool bare; };
+
+static const struct opt import_opts[] = {
+    { "--no-tokenizer", OPT_FLAG, offsetof(struct import_args, bare), NULL,
+      "hf: leave the tokenizer out when attune cannot read it" },
+};
+
 static int import(struct at_ctx *cx, const void *args, char *const *pos, int n)
 {
+    const struct import_args *a = args;
+    bool hf = strcmp(pos[0], "hf") == 0;
     int rc;
-    (void)args;
-    if (strcmp(pos[0], "llama2c") != 0)
-        return at_fail(cx, AT_EINVAL, "import '%s': only llama2c is known",
+    if (!hf && strcmp(pos[0], "llama2c") != 0)
+        return at_fail(cx, AT_EINVAL, "import '%s': known are hf, llama2c",
                        pos[0]);
-    if (n != 4)
-        return at_fail(cx, AT_EINVAL, "usage: attune import llama2c WEIGHTS.bin "
-                       "TOKENIZER.bin OUT.h5");
-    rc = at_model_import_llama2c(cx, pos[1], pos[2], pos[3]);
+    if (n != (hf ? 3 : 4))
+        return at_fail(cx, AT_EINVAL, hf ? "usage: attune import hf DIR OUT.h5"
+                       : "usage: attune import llama2c WEIGHTS.bin "
+                         "TOKENIZER.bin OUT.h5");
+    rc = hf ? at_hf_import(cx, pos[1], pos[2], a->bare)
+            : at_model_import_llama2c(cx, pos[1], pos[2], pos[3]);
     if (rc == AT_OK)
-        printf("%s: written\n", pos[3]);
+        printf("%s: written\n", pos[n - 1]);
     return rc;
 }
 
 const struct cmd cmd_import = {
-    "import", "llama2c WEIGHTS.bin TOKENIZER.bin OUT.h5",
-    "make a model file of a foreign one", 1, 4, NULL, 0, 0, NULL, import
+    "import", "hf DIR OUT.h5 | llama2c WEIGHTS.bin TOKENIZER.bin OUT.h5",
+    "make a model file of a foreign one", 1, 4, import_opts,
+    AT_COUNT(import_opts), sizeof(struct import_args), NULL, import
 };
 
 /* ---- generate -------------------------------------------------------------------- */
@@ -268,7 +280,9 @@ static int generate(struct at_ctx *cx, const void *args, char *const *pos,
                        a->file ? (size_t)a->batch : 1, SIZE_MAX, 0, 0, &s->in);
     if (rc < 0)
         return rc;
-    rc = all_prompts(cx, s);
+    rc = at_model_need_tokenizer(cx, s->in->m);
+    if (rc == AT_OK)
+        rc = all_prompts(cx, s);
     at_infer_close(s->in);
     return rc;
 }
@@ -371,7 +385,9 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
                        (size_t)a->rows, (size_t)a->length, &in);
     if (rc < 0)
         return rc;
-    rc = a->text ? eval_text(cx, a, in, &sum) : eval_data(cx, a, in, &sum);
+    rc = at_model_need_tokenizer(cx, in->m);
+    if (rc == AT_OK)
+        rc = a->text ? eval_text(cx, a, in, &sum) : eval_data(cx, a, in, &sum);
     at_infer_close(in);
     if (rc < 0)
         return rc;

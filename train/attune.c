@@ -119,8 +119,10 @@ int attune_generate(struct attune *a, const char *model, const char *prompt,
     if (rc < 0)
         return code_of(rc);
     c.tok = in->m->tok;
-    rc = at_tok_encode(&a->cx, in->coder, prompt, strlen(prompt),
-                       at_data_flags(c.tok), &ids);
+    rc = at_model_need_tokenizer(&a->cx, in->m);
+    if (rc == AT_OK)
+        rc = at_tok_encode(&a->cx, in->coder, prompt, strlen(prompt),
+                           at_data_flags(c.tok), &ids);
     if (rc == AT_OK && ids.n == 0)
         rc = at_fail(&a->cx, AT_EINVAL, "the prompt is empty");
     if (rc == AT_OK) {

@@ -62,27 +62,6 @@ static int read_header(struct at_ctx *cx, const char *path, const char *bytes,
     return rc;
 }
 
-/* Declares the params by building the model once. */
-static int declare(struct at_ctx *cx, const struct at_decoder *d,
-                   struct at_params *ps)
-{
-    struct at_graph *g;
-    struct at_decoder_options o = { 0 };
-    struct at_tokens in = { .B = 1 };
-    struct at_shape one = at_shape1(1);
-    int rc = at_graph_create(cx, &cx->plan, ps, &at_kernels_ref, &g);
-    if (rc == AT_OK)
-        rc = at_decoder_rope(cx, &cx->plan, d, &o.rope);
-    if (rc < 0)
-        return rc;
-    in.ids = at_input(g, "ids", AT_I32, one);
-    in.pos = at_input(g, "pos", AT_I32, one);
-    in.first = at_input(g, "first", AT_I32, one);
-    if (!at_decoder_hidden(g, d, &in, &o) || !at_decoder_head(g, d))
-        return cx->err.code;
-    return at_params_seal(ps);
-}
-
 static int fill(struct at_ctx *cx, const char *path, const char *bytes,
                 size_t n, const struct at_decoder *d, struct at_params *ps)
 {
@@ -133,7 +112,9 @@ int at_model_import_llama2c(struct at_ctx *cx, const char *weights,
     if (rc == AT_OK)
         rc = at_tok_load_llama2c(cx, &cx->run, tokenizer, d.V, &tok);
     if (rc == AT_OK)
-        rc = declare(cx, &d, &ps);
+        rc = at_model_declare(cx, &d, &ps);
+    if (rc == AT_OK)
+        rc = at_params_seal(&ps);
     if (rc == AT_OK)
         rc = fill(cx, weights, bytes, n, &d, &ps);
     if (rc == AT_OK)

@@ -58,7 +58,8 @@ int at_infer_open(struct at_ctx *cx, const char *path, const char *backend,
     if (rc == AT_OK && in->st)
         rc = at_step_start(in->st);
     if (rc == AT_OK)
-        rc = at_tok_coder_create(cx, in->m->tok, &in->coder);
+        rc = in->m->tok ? at_tok_coder_create(cx, in->m->tok, &in->coder)
+                        : AT_OK;
     if (rc < 0) {
         at_infer_close(in);
         return rc;

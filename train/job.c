@@ -79,6 +79,9 @@ static int open_model(struct at_job *j)
         return rc;
     j->d = j->start->d;
     j->tok = j->start->tok;
+    rc = at_model_need_tokenizer(j->cx, j->start);
+    if (rc < 0)
+        return rc;
     if (j->start->lora.rank && !at_recipe_int(j->r, "lora.rank"))
         return at_fail(j->cx, AT_EINVAL, "%s is an adapter: merge it first "
                        "('attune merge'), or train an adapter (lora.rank)",

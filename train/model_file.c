@@ -12,7 +12,18 @@
     X(ff, F, size_t) X(max_length, P, size_t) X(norm, norm, enum at_norm) \
     X(act, act, enum at_act) X(gated, gated, bool) X(pos, pos, enum at_pos) \
     X(rope_half, rope_half, bool) X(qkv_fused, qkv_fused, bool)          \
-    X(bias, bias, bool) X(tied, tied, bool)
+    X(tied, tied, bool)
+
+/* What families added later; a file that does not say has the zero.          */
+#define MORE_INTS(X)                                                     \
+    X(biases, bias, unsigned) X(norm_place, norm_place, enum at_norm_place) \
+    X(norm_plus, norm_plus, bool) X(qk_norm, qk_norm, enum at_qk_norm)   \
+    X(parallel, parallel, bool) X(rotary, rotary, size_t)                \
+    X(scaling, scaling, enum at_scaling) X(scale_from, scale_from, size_t) \
+    X(window, window, size_t) X(full_every, full_every, size_t)
+#define MORE_REALS(X)                                                    \
+    X(rope_local) X(scale_factor) X(scale_low) X(scale_high)             \
+    X(attn_scale) X(embed_scale)
 
 static int put_description(struct at_ctx *cx, struct at_h5 *f,
                            const struct at_decoder *d)
@@ -22,6 +33,12 @@ static int put_description(struct at_ctx *cx, struct at_h5 *f,
     if (rc == AT_OK)                                                     \
         rc = at_h5_set_int(cx, f, "model_" #name, (int64_t)d->field);
     INTS(PUT)
+    MORE_INTS(PUT)
+#undef PUT
+#define PUT(name)                                                        \
+    if (rc == AT_OK)                                                     \
+        rc = at_h5_set_real(cx, f, "model_" #name, d->name);
+    MORE_REALS(PUT)
 #undef PUT
     if (rc == AT_OK)
         rc = at_h5_set_real(cx, f, "model_norm_eps", d->norm_eps);
@@ -35,10 +52,46 @@ static int put_description(struct at_ctx *cx, struct at_h5 *f,
 static int check_choices(struct at_ctx *cx, struct at_h5 *f,
                          const struct at_decoder *d)
 {
-    if (d->norm > AT_NORM_LAYER || d->act > AT_SILU || d->pos > AT_POS_LEARNED)
+    if (d->norm > AT_NORM_LAYER || d->act > AT_SILU ||
+        d->pos > AT_POS_LEARNED || d->bias > AT_BIAS_ALL ||
+        d->norm_place > AT_NORM_BOTH || d->qk_norm > AT_QK_WIDE ||
+        d->scaling > AT_SCALING_LLAMA3)
         return at_fail(cx, AT_EFORMAT, "%s: the model has parts that this "
                        "attune does not know: update attune", at_h5_path(f));
     return AT_OK;
+}
+
+static int get_size(struct at_ctx *cx, struct at_h5 *f, const char *name,
+                    int64_t *v)
+{
+    int rc = at_h5_get_int(cx, f, name, v);
+    if (rc == AT_OK && (*v < 0 || *v > INT32_MAX))
+        rc = at_fail(cx, AT_EFORMAT, "%s: %s is out of range", at_h5_path(f),
+                     name);
+    return rc;
+}
+
+/* The first files said `bias`: all or none.                                  */
+static int get_more(struct at_ctx *cx, struct at_h5 *f, struct at_decoder *d)
+{
+    int64_t v = 0;
+    int rc = AT_OK;
+    if (!at_h5_has_fact(f, "model_biases"))
+        rc = get_size(cx, f, "model_bias", &v);
+    d->bias = v ? AT_BIAS_ALL : 0;
+#define GET(name, field, type)                                           \
+    if (rc == AT_OK && at_h5_has_fact(f, "model_" #name)) {              \
+        rc = get_size(cx, f, "model_" #name, &v);                        \
+        d->field = (type)v;                                              \
+    }
+    MORE_INTS(GET)
+#undef GET
+#define GET(name)                                                        \
+    if (rc == AT_OK && at_h5_has_fact(f, "model_" #name))                \
+        rc = at_h5_get_real(cx, f, "model_" #name, &d->name);
+    MORE_REALS(GET)
+#undef GET
+    return rc;
 }
 
 static int get_description(struct at_ctx *cx, struct at_h5 *f,
@@ -51,13 +104,12 @@ static int get_description(struct at_ctx *cx, struct at_h5 *f,
         rc = at_decoder_family(cx, family, d);
 #define GET(name, field, type)                                           \
     if (rc == AT_OK)                                                     \
-        rc = at_h5_get_int(cx, f, "model_" #name, &v);                   \
-    if (rc == AT_OK && (v < 0 || v > INT32_MAX))                         \
-        rc = at_fail(cx, AT_EFORMAT, "%s: model_" #name " is out of range", \
-                     at_h5_path(f));                                     \
+        rc = get_size(cx, f, "model_" #name, &v);                        \
     d->field = (type)v;
     INTS(GET)
 #undef GET
+    if (rc == AT_OK)
+        rc = get_more(cx, f, d);
     if (rc == AT_OK)
         rc = at_h5_get_real(cx, f, "model_norm_eps", &d->norm_eps);
     if (rc == AT_OK)
@@ -95,6 +147,32 @@ int at_model_tokenizer(struct at_ctx *cx, struct at_arena *a, const char *path,
     rc = get_tokenizer(cx, f, a, tok);
     at_h5_close(f);
     return rc;
+}
+
+int at_model_need_tokenizer(struct at_ctx *cx, const struct at_model *m)
+{
+    return m->tok ? AT_OK
+                  : at_fail(cx, AT_EINVAL, "%s: has no tokenizer (it was "
+                            "imported with --no-tokenizer), so it reads and "
+                            "writes no text", m->path);
+}
+
+int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
+                     struct at_params *ps)
+{
+    struct at_graph *g;
+    struct at_decoder_options o = { 0 };
+    struct at_tokens in = { .B = 1 };
+    struct at_shape one = at_shape1(1);
+    int rc = at_graph_create(cx, &cx->plan, ps, &at_kernels_ref, &g);
+    if (rc < 0)
+        return rc;
+    in.ids = at_input(g, "ids", AT_I32, one);
+    in.pos = at_input(g, "pos", AT_I32, one);
+    in.first = at_input(g, "first", AT_I32, one);
+    if (!at_decoder_hidden(g, d, &in, &o) || !at_decoder_head(g, d))
+        return cx->err.code;
+    return AT_OK;
 }
 
 /* Names and checksums of all weights are the identity of a model.            */
@@ -187,9 +265,9 @@ int at_model_open(struct at_ctx *cx, struct at_arena *a, const char *path,
                      "needed", path, at_h5_kind(m->f));
     if (rc == AT_OK)
         rc = get_description(cx, m->f, a, &m->d);
-    if (rc == AT_OK)
+    if (rc == AT_OK && at_h5_has(m->f, "tokenizer"))
         rc = get_tokenizer(cx, m->f, a, &m->tok);
-    if (rc == AT_OK && at_tok_size(m->tok) > m->d.V)
+    if (rc == AT_OK && m->tok && at_tok_size(m->tok) > m->d.V)
         rc = at_fail(cx, AT_EFORMAT, "%s: the tokenizer has %zu tokens, the "
                      "model %zu", path, at_tok_size(m->tok), m->d.V);
     if (rc == AT_OK)
@@ -275,15 +353,23 @@ int at_model_read(struct at_ctx *cx, const struct at_model *m,
     return rc;
 }
 
+int at_model_put_head(struct at_ctx *cx, struct at_h5 *f,
+                      const struct at_decoder *d, const struct at_tok *tok)
+{
+    int rc = put_description(cx, f, d);
+    if (rc == AT_OK && tok) {
+        size_t n;
+        const void *blob = at_tok_save(tok, &n);
+        rc = at_h5_put_bytes(cx, f, "tokenizer", blob, n);
+    }
+    return rc;
+}
+
 int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
                  const struct at_tok *tok, const struct at_params *ps,
                  enum at_which which)
 {
-    size_t n;
-    const void *blob = at_tok_save(tok, &n);
-    int rc = put_description(cx, f, d);
-    if (rc == AT_OK)
-        rc = at_h5_put_bytes(cx, f, "tokenizer", blob, n);
+    int rc = at_model_put_head(cx, f, d, tok);
     for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
         const struct at_param *p = ps->p[i];
         char name[AT_H5_NAME];

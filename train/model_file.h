@@ -14,7 +14,7 @@ struct at_model {               /* opened, its weights not read yet           */
     const char *path;           /* the file, after a run directory was resolved */
     struct at_h5 *f, *base;     /* base: of an adapter; else NULL             */
     struct at_decoder d;
-    struct at_tok *tok;
+    struct at_tok *tok;         /* NULL: imported without one                 */
     struct at_lora_settings lora;   /* rank 0: not an adapter                 */
     char id[33], base_id[33];   /* identity of the weights in f and in base   */
 };
@@ -24,6 +24,11 @@ struct at_model {               /* opened, its weights not read yet           */
 int at_model_open(struct at_ctx *cx, struct at_arena *a, const char *path,
                   struct at_model **m);
 void at_model_close(struct at_model *m);
+/* An error when the model has no tokenizer.                                  */
+int at_model_need_tokenizer(struct at_ctx *cx, const struct at_model *m);
+/* Declares the params of a description, by building its graph once.          */
+int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
+                     struct at_params *ps);
 /* Reads every param of ps, which must be sealed: the base's first, then the
  * adapter's.  What is missing, or left over, is an error with the names.
  * adapter false: only m's base counts, adapter params stay as they are.      */
@@ -34,6 +39,9 @@ enum at_which { AT_PUT_ALL, AT_PUT_TRAINABLE, AT_PUT_BASE };   /* base: no LoRA 
 int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
                  const struct at_tok *tok, const struct at_params *ps,
                  enum at_which which);
+/* Only the first two; tok NULL: without tokenizer.                           */
+int at_model_put_head(struct at_ctx *cx, struct at_h5 *f,
+                      const struct at_decoder *d, const struct at_tok *tok);
 /* A whole model file, without adapters. */
 int at_model_write(struct at_ctx *cx, const char *path,
                    const struct at_decoder *d, const struct at_tok *tok,

@@ -288,7 +288,7 @@ static void attn_fwd(float *y, float *lse, const float *q, const float *k,
                 t[n_tiles++].n = 0;
             lanes_add(&t[n_tiles - 1], q + n * a->ld_q + h * a->K,
                       y + n * a->ld_y + h * a->K, lse + n * a->H + h,
-                      a->first[n] - (int32_t)row, (int32_t)i);
+                      (int32_t)(at_attn_from(a, n) - row), (int32_t)i);
         }
         attend(t, n_tiles, &c, a->scale);
     }
@@ -321,7 +321,9 @@ static void attend_run(float *y, const struct at_cache *c, const float *q,
             t[n_tiles++].n = 0;
         }
         lanes_add(&t[n_tiles - 1], q + token * a->ld_q + h * K,
-                  y + token * a->ld_y + h * K, NULL, 0, pos[token]);
+                  y + token * a->ld_y + h * K, NULL,
+                  (int32_t)at_attn_cached_from(a, (size_t)pos[token]),
+                  pos[token]);
     }
     attend(t, n_tiles, &seen, a->scale);
 }

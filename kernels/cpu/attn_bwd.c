@@ -23,9 +23,15 @@ struct keys {                       /* one tile of keys, turned, and its sums */
 struct head {
     const float *q, *dy, *y, *lse;  /* lse [T], H apart                       */
     float *dq;
-    const int32_t *first;           /* [T], absolute                          */
-    int32_t row;                    /* token 0 of the row                     */
+    size_t row;                     /* token 0 of the row                     */
 };
+
+/* The first key that query i of the row sees.                                */
+static int32_t first_of(const struct head *h, size_t i,
+                        const struct at_attn *a)
+{
+    return (int32_t)(at_attn_from(a, h->row + i) - h->row);
+}
 
 static void keys_in(struct keys *t, const float *k, const float *v,
                     const struct at_attn *a)
@@ -65,7 +71,7 @@ static void queries_in(struct queries *s, const struct head *h, size_t i,
             dot += v_load(s->dy + r * ld + c) * v_load_upto(y + c, a->K - c);
         s->delta[r] = v_sum(dot);
         s->lse[r] = h->lse[(i + r) * a->H] * log2_e;
-        s->first[r] = h->first[i + r] - h->row;
+        s->first[r] = first_of(h, i + r, a);
     }
 }
 
@@ -167,7 +173,7 @@ static void head_bwd(struct keys *t, size_t n_tiles, const struct head *h,
         size_t n = least(QT, a->T - i), ld = ld_of(a->K);
         int32_t lo = INT32_MAX, hi = 0;
         for (size_t j = i; j < i + n; j++) {
-            int32_t f = h->first[j] - h->row;
+            int32_t f = first_of(h, j, a);
             lo = f < lo ? f : lo;
             hi = f > hi ? f : hi;
         }
@@ -229,7 +235,7 @@ static void attn_bwd(float *dq, float *dk, float *dv, const float *dy,
             struct head first = {
                 q + row * a->ld_q + h * K, dy + row * a->ld_y + h * K,
                 y + row * a->ld_y + h * K, lse + row * a->H + h,
-                dq + row * a->ld_q + h * K, a->first + row, (int32_t)row,
+                dq + row * a->ld_q + h * K, row,
             };
             for (size_t n = 0; n < a->T; n++)
                 memset(first.dq + n * a->ld_q, 0, share * K * sizeof *dq);

@@ -59,7 +59,7 @@ void ref_attn_fwd(at_real *y, at_real *lse, const at_real *q, const at_real *k,
     size_t share = a->H / a->G, K = a->K;
     for (size_t n = 0; n < a->B * a->T; n++)
         for (size_t h = 0; h < a->H; h++) {
-            size_t from = (size_t)a->first[n], g = h / share;
+            size_t from = at_attn_from(a, n), g = h / share;
             attend(y + n * a->ld_y + h * K, lse + n * a->H + h,
                    q + n * a->ld_q + h * K, k + from * a->ld_k + g * K,
                    a->ld_k, v + from * a->ld_v + g * K, a->ld_v,
@@ -89,7 +89,7 @@ void ref_attn_bwd(at_real *dq, at_real *dk, at_real *dv, const at_real *dy,
             const at_real *qn = q + n * a->ld_q + h * K;
             const at_real *dyn = dy + n * a->ld_y + h * K;
             at_real delta = dot(dyn, y + n * a->ld_y + h * K, K);
-            for (size_t j = (size_t)a->first[n]; j <= n; j++) {
+            for (size_t j = at_attn_from(a, n); j <= n; j++) {
                 size_t at_k = j * a->ld_k + h / share * K;
                 size_t at_v = j * a->ld_v + h / share * K;
                 at_real s = a->scale * dot(qn, k + at_k, K);
@@ -119,13 +119,14 @@ void ref_attn_cached(at_real *y, const struct at_cache *c, const at_real *q,
     for (size_t n = 0; n < N; n++)
         for (size_t h = 0; h < a->H; h++) {
             at_real *yn = y + n * a->ld_y + h * K, lse;
-            size_t at;
+            size_t at, from;
             if (row[n] < 0) {
                 memset(yn, 0, K * sizeof *yn);
                 continue;
             }
-            at = ((size_t)row[n] * G + h / share) * c->T_max * K;
+            from = at_attn_cached_from(a, (size_t)pos[n]);
+            at = (((size_t)row[n] * G + h / share) * c->T_max + from) * K;
             attend(yn, &lse, q + n * a->ld_q + h * K, c->k + at, K, c->v + at,
-                   K, (size_t)pos[n] + 1, K, a->scale);
+                   K, (size_t)pos[n] + 1 - from, K, a->scale);
         }
 }

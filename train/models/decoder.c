@@ -8,14 +8,15 @@ struct block {              /* what a site's function needs                   */
     const struct at_tokens *in;
     const struct at_decoder_options *o;
     struct at_val *rope;
+    at_real *ones;          /* where norm_plus                                */
     size_t i;               /* layer                                          */
 };
 
 struct proj {               /* a linear layer at a site                       */
-    const struct at_decoder *d;
     const char *name;
     size_t out, in;
     double std;
+    bool bias;
 };
 
 static const char *name_of(struct at_graph *g, const char *a, const char *b)
@@ -33,7 +34,7 @@ static struct at_val *linear(struct at_graph *g, const void *self,
         return NULL;
     w = at_weight(g, name, at_shape2(p->out, p->in),
                   (struct at_init){ AT_INIT_NORMAL, p->std });
-    if (p->d->bias) {
+    if (p->bias) {
         name = name_of(g, p->name, "bias");
         b = name ? at_weight(g, name, at_shape1(p->out), (struct at_init){ 0 })
                  : NULL;
@@ -46,34 +47,67 @@ static struct at_val *linear(struct at_graph *g, const void *self,
 /* The projection `part` of block b, through the site of its name.            */
 static struct at_val *project(struct at_graph *g, const struct block *b,
                               const char *part, size_t out, struct at_val *x,
-                              bool residual)
+                              enum at_bias kind, bool residual)
 {
     const struct at_decoder *d = b->d;
     struct proj *p = at_alloc(g->cx, g->arena, sizeof *p);
     if (!p || !x)
         return NULL;
-    p->d = d;
     p->name = at_sprintf(g->cx, g->arena, "blocks.%zu.%s", b->i, part);
     p->out = out;
     p->in = x->shape.d[x->shape.n - 1];
     /* Outputs that add into the residual stream start smaller (GPT-2).       */
     p->std = residual ? d->init_std / sqrt(2.0 * (double)d->L) : d->init_std;
+    p->bias = d->bias & kind;
     return p->name ? at_site(g, p->name, linear, p, x) : NULL;
 }
 
-static struct at_val *norm(struct at_graph *g, const struct at_decoder *d,
-                           const char *name, struct at_val *x)
+/* RMS norm over each n channels of x. */
+static struct at_val *rms(struct at_graph *g, const struct at_decoder *d,
+                          at_real *ones, const char *name, size_t n,
+                          struct at_val *x)
 {
-    const char *wn = name_of(g, name, "weight"), *bn = NULL;
+    struct at_shape shape = at_shape1(n);
+    enum at_init_kind kind = d->norm_plus ? AT_INIT_ZERO : AT_INIT_ONE;
+    const char *wn = name_of(g, name, "weight");
+    struct at_val *w =
+        wn ? at_weight(g, wn, shape, (struct at_init){ kind, 0 }) : NULL;
+    if (w && d->norm_plus)
+        w = at_add(g, w, at_state(g, "ones", ones, shape));
+    return at_rmsnorm(g, x, w, d->norm_eps);
+}
+
+static struct at_val *norm(struct at_graph *g, const struct at_decoder *d,
+                           at_real *ones, const char *name, struct at_val *x)
+{
+    const char *wn, *bn;
     struct at_val *w, *b;
-    if (!wn)
+    if (d->norm == AT_NORM_RMS)
+        return rms(g, d, ones, name, d->C, x);
+    wn = name_of(g, name, "weight");
+    bn = name_of(g, name, "bias");
+    if (!wn || !bn)
         return NULL;
     w = at_weight(g, wn, at_shape1(d->C), (struct at_init){ AT_INIT_ONE, 0 });
-    if (d->norm == AT_NORM_RMS)
-        return at_rmsnorm(g, x, w, d->norm_eps);
-    bn = name_of(g, name, "bias");
-    b = bn ? at_weight(g, bn, at_shape1(d->C), (struct at_init){ 0 }) : NULL;
+    b = at_weight(g, bn, at_shape1(d->C), (struct at_init){ 0 });
     return at_layernorm(g, x, w, b, d->norm_eps);
+}
+
+/* q or k [N,heads*K], normed and rotated as the description says.            */
+static struct at_val *turn(struct at_graph *g, const struct block *b,
+                           const char *part, size_t heads, struct at_val *x)
+{
+    const struct at_decoder *d = b->d;
+    if (d->qk_norm) {
+        const char *name = at_sprintf(g->cx, g->arena, "blocks.%zu.attn.%s",
+                                      b->i, part);
+        if (!name)
+            return NULL;
+        x = rms(g, d, b->ones, name,
+                d->qk_norm == AT_QK_HEAD ? d->K : heads * d->K, x);
+    }
+    return b->rope ? at_rope(g, x, b->rope, b->in->pos, heads, d->rope_half)
+                   : x;
 }
 
 static struct at_val *attend(struct at_graph *g, const struct block *b,
@@ -82,12 +116,14 @@ static struct at_val *attend(struct at_graph *g, const struct block *b,
 {
     const struct at_decoder *d = b->d;
     const struct at_tokens *in = b->in;
-    double scale = 1 / sqrt((double)d->K);
+    double scale = d->attn_scale ? d->attn_scale : 1 / sqrt((double)d->K);
+    size_t window = at_decoder_local(d, b->i) ? d->window : 0;
     if (in->cache_k)
         return at_attention_cached(g, q, k, v, in->cache_k[b->i],
                                    in->cache_v[b->i], in->row, in->pos, d->H,
-                                   d->G, scale);
-    return at_attention(g, q, k, v, in->first, in->B, d->H, d->G, scale);
+                                   d->G, scale, window);
+    return at_attention(g, q, k, v, in->first, in->B, d->H, d->G, scale,
+                        window);
 }
 
 /* blocks.I.attn: x [N,C] (normed) -> [N,C]. */
@@ -96,25 +132,22 @@ static struct at_val *attention(struct at_graph *g, const void *self,
 {
     const struct block *b = self;
     const struct at_decoder *d = b->d;
+    const enum at_bias qkv = AT_BIAS_QKV;
     size_t wide = d->H * d->K, narrow = d->G * d->K;
     struct at_val *q, *k = NULL, *v = NULL, *y;
     if (d->qkv_fused) {
-        q = project(g, b, "attn.qkv_proj", wide + 2 * narrow, x, false);
+        q = project(g, b, "attn.qkv_proj", wide + 2 * narrow, x, qkv, false);
     } else {
-        q = project(g, b, "attn.q_proj", wide, x, false);
-        k = project(g, b, "attn.k_proj", narrow, x, false);
-        v = project(g, b, "attn.v_proj", narrow, x, false);
+        q = project(g, b, "attn.q_proj", wide, x, qkv, false);
+        k = project(g, b, "attn.k_proj", narrow, x, qkv, false);
+        v = project(g, b, "attn.v_proj", narrow, x, qkv, false);
+        q = turn(g, b, "q_norm", d->H, q);
+        k = turn(g, b, "k_norm", d->G, k);
         if (!k || !v)
             return NULL;
     }
-    if (b->rope) {
-        q = at_rope(g, q, b->rope, b->in->pos, d->H, d->rope_half);
-        k = at_rope(g, k, b->rope, b->in->pos, d->G, d->rope_half);
-        if (!k)
-            return NULL;
-    }
     y = attend(g, b, q, k, v);
-    y = project(g, b, "attn.o_proj", d->C, y, true);
+    y = project(g, b, "attn.o_proj", d->C, y, AT_BIAS_O, true);
     return at_dropout(g, y, b->o->dropout);
 }
 
@@ -124,35 +157,41 @@ static struct at_val *mlp(struct at_graph *g, const void *self,
 {
     const struct block *b = self;
     const struct at_decoder *d = b->d;
-    struct at_val *h, *gate;
-    if (d->gated) {
-        gate = project(g, b, "mlp.gate_proj", d->F, x, false);
-        h = at_glu(g, gate, project(g, b, "mlp.up_proj", d->F, x, false),
-                   d->act);
-    } else {
-        h = at_act(g, project(g, b, "mlp.up_proj", d->F, x, false), d->act);
-    }
-    h = project(g, b, "mlp.down_proj", d->C, h, true);
+    const enum at_bias kind = AT_BIAS_MLP;
+    struct at_val *h = x, *up;
+    if (d->gated)
+        h = project(g, b, "mlp.gate_proj", d->F, x, kind, false);
+    up = project(g, b, "mlp.up_proj", d->F, x, kind, false);
+    h = d->gated ? at_glu(g, h, up, d->act) : at_act(g, up, d->act);
+    h = project(g, b, "mlp.down_proj", d->C, h, kind, true);
     return at_dropout(g, h, b->o->dropout);
 }
 
+/* What a branch adds to the residual stream: f at its site, with its norms.  */
 static struct at_val *branch(struct at_graph *g, const struct block *b,
                              const char *part, at_fn *f, struct at_val *x)
 {
     struct at_ctx *cx = g->cx;
+    const struct at_decoder *d = b->d;
     const char *site = at_sprintf(cx, g->arena, "blocks.%zu.%s", b->i, part);
     const char *before =
         at_sprintf(cx, g->arena, "blocks.%zu.%s_norm", b->i, part);
-    if (!site || !before)
+    const char *after =
+        at_sprintf(cx, g->arena, "blocks.%zu.%s_post_norm", b->i, part);
+    if (!site || !before || !after)
         return NULL;
-    return at_add(g, x, at_site(g, site, f, b, norm(g, b->d, before, x)));
+    if (d->norm_place != AT_NORM_POST)
+        x = norm(g, d, b->ones, before, x);
+    x = at_site(g, site, f, b, x);
+    return d->norm_place == AT_NORM_PRE ? x : norm(g, d, b->ones, after, x);
 }
 
 static struct at_val *one_block(struct at_graph *g, const void *self,
                                 struct at_val *x)
 {
     const struct block *b = self;
-    return branch(g, b, "mlp", mlp, branch(g, b, "attn", attention, x));
+    struct at_val *y = at_add(g, x, branch(g, b, "attn", attention, x));
+    return at_add(g, y, branch(g, b, "mlp", mlp, b->d->parallel ? x : y));
 }
 
 static struct at_val *embed(struct at_graph *g, const struct at_decoder *d,
@@ -162,6 +201,8 @@ static struct at_val *embed(struct at_graph *g, const struct at_decoder *d,
     struct at_val *x = at_rows(g, at_weight(g, "embed.weight",
                                             at_shape2(d->V, d->C), init),
                                in->ids);
+    if (d->embed_scale)
+        x = at_scale(g, x, d->embed_scale);
     if (d->pos == AT_POS_LEARNED)
         x = at_add(g, x, at_rows(g, at_weight(g, "pos.weight",
                                               at_shape2(d->P, d->C), init),
@@ -169,32 +210,54 @@ static struct at_val *embed(struct at_graph *g, const struct at_decoder *d,
     return at_dropout(g, x, dropout);
 }
 
+/* The tables of rotary positions as states: for all layers, for those with a
+ * window.                                                                    */
+static bool tables(struct at_graph *g, const struct at_decoder *d,
+                   const at_real *cs, struct at_val *rope[2])
+{
+    /* Read only: the tables are shared by all graphs.                        */
+    union { const at_real *c; at_real *p; } table = { cs };
+    struct at_shape shape = at_shape3(d->P, d->K / 2, 2);
+    if (d->pos != AT_POS_ROPE)
+        return true;
+    rope[0] = rope[1] = at_state(g, "rope", table.p, shape);
+    if (d->rope_local)
+        rope[1] = at_state(g, "rope_local",
+                           table.p ? table.p + d->P * d->K : NULL, shape);
+    return rope[0] && rope[1];
+}
+
+static at_real *make_ones(struct at_graph *g, const struct at_decoder *d)
+{
+    size_t n = d->C > d->H * d->K ? d->C : d->H * d->K;
+    at_real *ones = at_alloc_n(g->cx, g->arena, n, sizeof *ones);
+    for (size_t i = 0; i < n && ones; i++)
+        ones[i] = 1;
+    return ones;
+}
+
 struct at_val *at_decoder_hidden(struct at_graph *g,
                                  const struct at_decoder *d,
                                  const struct at_tokens *in,
                                  const struct at_decoder_options *o)
 {
-    struct at_val *x = embed(g, d, in, o->dropout), *rope = NULL;
-    if (d->pos == AT_POS_ROPE) {
-        /* Read only: the table is shared by all graphs.                      */
-        union { const at_real *c; at_real *p; } table = { o->rope };
-        rope = at_state(g, "rope", table.p, at_shape3(d->P, d->K / 2, 2));
-        if (!rope)
-            return NULL;
-    }
+    struct at_val *x = embed(g, d, in, o->dropout), *rope[2] = { NULL, NULL };
+    at_real *ones = d->norm_plus ? make_ones(g, d) : NULL;
+    if (!tables(g, d, o->rope, rope) || (d->norm_plus && !ones))
+        return NULL;
     for (size_t i = 0; i < d->L; i++) {
         struct block *b = at_alloc(g->cx, g->arena, sizeof *b);
         const char *site = at_sprintf(g->cx, g->arena, "blocks.%zu", i);
         if (!b || !site)
             return NULL;
-        *b = (struct block){ d, in, o, rope, i };
+        *b = (struct block){ d, in, o, rope[at_decoder_local(d, i)], ones, i };
         if (o->recompute)
             at_recompute_begin(g);
         x = at_site(g, site, one_block, b, x);
         if (o->recompute)
             at_recompute_end(g);
     }
-    return norm(g, d, "norm", x);
+    return norm(g, d, ones, "norm", x);
 }
 
 struct at_val *at_decoder_head(struct at_graph *g, const struct at_decoder *d)

@@ -4,16 +4,37 @@
 #include <math.h>
 #include <string.h>
 
+#define LLAMA                                                            \
+    .norm = AT_NORM_RMS, .norm_eps = 1e-5, .act = AT_SILU, .gated = true, \
+    .pos = AT_POS_ROPE, .rope_half = true, .rope_theta = 10000,          \
+    .tied = true, .init_std = 0.02
+
 static const struct at_decoder families[] = {
-    { .family = "llama", .norm = AT_NORM_RMS, .norm_eps = 1e-5,
-      .act = AT_SILU, .gated = true, .pos = AT_POS_ROPE, .rope_half = true,
-      .rope_theta = 10000, .tied = true, .init_std = 0.02 },
+    { .family = "llama", LLAMA },
     { .family = "gpt2", .norm = AT_NORM_LAYER, .norm_eps = 1e-5,
       .act = AT_GELU_TANH, .pos = AT_POS_LEARNED, .qkv_fused = true,
-      .bias = true, .tied = true, .init_std = 0.02 },
+      .bias = AT_BIAS_ALL, .tied = true, .init_std = 0.02 },
+    { .family = "mistral", LLAMA },
+    { .family = "qwen2", LLAMA, .bias = AT_BIAS_QKV },
+    { .family = "qwen3", LLAMA, .qk_norm = AT_QK_HEAD },
+    { .family = "phi3", LLAMA },
+    { .family = "olmo2", LLAMA, .norm_place = AT_NORM_POST,
+      .qk_norm = AT_QK_WIDE },
+    { .family = "gemma3_text", .norm = AT_NORM_RMS, .norm_eps = 1e-6,
+      .act = AT_GELU_TANH, .gated = true, .pos = AT_POS_ROPE,
+      .rope_half = true, .rope_theta = 1e6, .tied = true, .init_std = 0.02,
+      .norm_place = AT_NORM_BOTH, .norm_plus = true, .qk_norm = AT_QK_HEAD,
+      .rope_local = 10000 },
+    { .family = "gpt_neox", .norm = AT_NORM_LAYER, .norm_eps = 1e-5,
+      .act = AT_GELU_ERF, .pos = AT_POS_ROPE, .rope_half = true,
+      .rope_theta = 10000, .bias = AT_BIAS_ALL, .init_std = 0.02,
+      .parallel = true },
 };
 
-static const char *const names[] = { "llama", "gpt2", NULL };
+static const char *const names[] = {
+    "llama", "gpt2", "mistral", "qwen2", "qwen3", "phi3", "olmo2",
+    "gemma3_text", "gpt_neox", NULL
+};
 
 const char *const *at_decoder_families(void)
 {
@@ -23,13 +44,18 @@ const char *const *at_decoder_families(void)
 int at_decoder_family(struct at_ctx *cx, const char *family,
                       struct at_decoder *d)
 {
+    char list[256] = "";
+    size_t n = 0;
     for (size_t i = 0; i < AT_COUNT(families); i++)
         if (strcmp(family, families[i].family) == 0) {
             *d = families[i];
             return AT_OK;
         }
-    return at_fail(cx, AT_EINVAL, "model family '%s' is not one of llama, gpt2",
-                   family);
+    for (size_t i = 0; names[i] && n < sizeof list; i++)
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s%s",
+                              i ? ", " : "", names[i]);
+    return at_fail(cx, AT_EINVAL, "model family '%s' is not one of %s", family,
+                   list);
 }
 
 struct limit { const char *what; size_t value, max; };
@@ -38,6 +64,28 @@ struct limit { const char *what; size_t value, max; };
 static size_t usual_ff(const struct at_decoder *d)
 {
     return d->gated ? (8 * d->C / 3 + 31) / 32 * 32 : 4 * d->C;
+}
+
+static int check_rotary(struct at_ctx *cx, const struct at_decoder *d)
+{
+    if (d->K % 2 || d->rotary % 2 || d->rotary > d->K ||
+        !(d->rope_theta > 1) || (d->rope_local && !(d->rope_local > 1)))
+        return at_fail(cx, AT_EINVAL, "rotary positions need an even head size "
+                       "(it is %zu), of which an even part turns (%zu), and a "
+                       "theta above 1 (it is %g)", d->K, d->rotary,
+                       d->rope_theta);
+    if (d->rotary && d->rotary < d->K && !d->rope_half)
+        return at_fail(cx, AT_EINVAL, "a part of a head can turn only where "
+                       "pairs are halves of it apart");
+    if (d->scaling && !(d->scale_factor >= 1 && d->scale_factor < 1e6))
+        return at_fail(cx, AT_EINVAL, "the factor of rotary scaling is %g; it "
+                       "must be at least 1", d->scale_factor);
+    if (d->scaling == AT_SCALING_LLAMA3 &&
+        !(d->scale_low > 0 && d->scale_high > d->scale_low && d->scale_from))
+        return at_fail(cx, AT_EINVAL, "llama3's rotary scaling needs 0 < low "
+                       "(%g) < high (%g) and the positions before it (%zu)",
+                       d->scale_low, d->scale_high, d->scale_from);
+    return AT_OK;
 }
 
 int at_decoder_check(struct at_ctx *cx, struct at_decoder *d)
@@ -68,14 +116,15 @@ int at_decoder_check(struct at_ctx *cx, struct at_decoder *d)
     if (d->qkv_fused && d->H * d->K != d->C)
         return at_fail(cx, AT_EINVAL, "the model's dim is %zu, heads times head "
                        "size %zu; they must agree", d->C, d->H * d->K);
-    if (d->pos == AT_POS_ROPE && (d->K % 2 || !(d->rope_theta > 1)))
-        return at_fail(cx, AT_EINVAL, "rotary positions need an even head size "
-                       "(it is %zu) and a theta above 1 (it is %g)", d->K,
-                       d->rope_theta);
+    if (d->qkv_fused && (d->pos == AT_POS_ROPE || d->qk_norm))
+        return at_fail(cx, AT_EINVAL, "q, k and v in one projection can be "
+                       "neither rotated nor normed");
+    if (d->qk_norm && d->norm != AT_NORM_RMS)
+        return at_fail(cx, AT_EINVAL, "q and k can be normed by RMS only");
     if (!(d->norm_eps > 0 && d->norm_eps < 1))
         return at_fail(cx, AT_EINVAL, "norm_eps is %g; it must be between 0 and "
                        "1", d->norm_eps);
-    return AT_OK;
+    return d->pos == AT_POS_ROPE ? check_rotary(cx, d) : AT_OK;
 }
 
 double at_decoder_params(const struct at_decoder *d)
@@ -84,31 +133,70 @@ double at_decoder_params(const struct at_decoder *d)
     double q = (double)(d->H * d->K), kv = (double)(d->G * d->K);
     double norm = d->norm == AT_NORM_LAYER ? 2 * C : C;
     double block = C * (q + 2 * kv) + q * C + (d->gated ? 3 : 2) * C * F +
-                   2 * norm;
-    if (d->bias)
-        block += q + 2 * kv + C + (d->gated ? 2 : 1) * F + C;
+                   (d->norm_place == AT_NORM_BOTH ? 4 : 2) * norm;
+    if (d->bias & AT_BIAS_QKV)
+        block += q + 2 * kv;
+    if (d->bias & AT_BIAS_O)
+        block += C;
+    if (d->bias & AT_BIAS_MLP)
+        block += (d->gated ? 2 : 1) * F + C;
+    if (d->qk_norm)
+        block += d->qk_norm == AT_QK_HEAD ? 2 * (double)d->K : q + kv;
     return (double)d->L * block + norm + V * C * (d->tied ? 1 : 2) +
            (d->pos == AT_POS_LEARNED ? (double)d->P * C : 0);
+}
+
+/* How far a pair turns from one position to the next.  llama3: waves that fit
+ * the old length `high` times stay, those that fit it fewer than `low` times
+ * are slowed, between the two it is a mixture.                               */
+static double speed(const struct at_decoder *d, double theta,
+                    enum at_scaling scaling, size_t pair)
+{
+    size_t turns = d->rotary ? d->rotary : d->K;
+    double w = pow(theta, -2.0 * (double)pair / (double)turns), fits, slow;
+    if (2 * pair >= turns)
+        return 0;
+    if (scaling == AT_SCALING_NONE)
+        return w;
+    slow = w / d->scale_factor;
+    if (scaling == AT_SCALING_LINEAR)
+        return slow;
+    fits = (double)d->scale_from * w / (2 * acos(-1));
+    if (fits < d->scale_low)
+        return slow;
+    if (fits > d->scale_high)
+        return w;
+    return slow + (w - slow) * (fits - d->scale_low) /
+                      (d->scale_high - d->scale_low);
+}
+
+static void fill_table(at_real *t, const struct at_decoder *d, double theta,
+                       enum at_scaling scaling)
+{
+    for (size_t i = 0; i < d->K / 2; i++) {
+        double w = speed(d, theta, scaling, i);
+        for (size_t p = 0; p < d->P; p++) {
+            at_real *pair = t + (p * d->K / 2 + i) * 2;
+            pair[0] = (at_real)cos((double)p * w);
+            pair[1] = (at_real)sin((double)p * w);
+        }
+    }
 }
 
 int at_decoder_rope(struct at_ctx *cx, struct at_arena *a,
                     const struct at_decoder *d, const at_real **cs)
 {
-    size_t half = d->K / 2;
+    size_t tables = d->rope_local ? 2 : 1;
     at_real *t;
     *cs = NULL;
     if (d->pos != AT_POS_ROPE)
         return AT_OK;
-    t = at_alloc_n(cx, a, d->P * half * 2, sizeof *t);
+    t = at_alloc_n(cx, a, tables * d->P * d->K, sizeof *t);
     if (!t)
         return AT_ENOMEM;
-    for (size_t p = 0; p < d->P; p++)
-        for (size_t i = 0; i < half; i++) {
-            double angle = (double)p * pow(d->rope_theta,
-                                           -2.0 * (double)i / (double)d->K);
-            t[(p * half + i) * 2] = (at_real)cos(angle);
-            t[(p * half + i) * 2 + 1] = (at_real)sin(angle);
-        }
+    fill_table(t, d, d->rope_theta, d->scaling);
+    if (d->rope_local)
+        fill_table(t + d->P * d->K, d, d->rope_local, AT_SCALING_NONE);
     *cs = t;
     return AT_OK;
 }

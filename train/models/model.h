@@ -15,6 +15,8 @@
  *   blocks.I.attn.o_proj.weight  (+ .bias)
  *   blocks.I.mlp_norm.weight     .bias
  *   blocks.I.mlp.gate_proj.weight (gated)  .up_proj  .down_proj  (+ .bias)
+ *   blocks.I.attn.{q,k}_norm.weight                          qk_norm
+ *   blocks.I.{attn,mlp}_post_norm.weight  .bias              norm_place
  *   norm.weight  .bias           head.weight [V,C]           when not tied
  * Sites: blocks.I, blocks.I.attn, blocks.I.mlp and every *_proj.             */
 #ifndef AT_MODEL_H
@@ -24,6 +26,11 @@
 
 enum at_norm { AT_NORM_RMS, AT_NORM_LAYER };
 enum at_pos { AT_POS_ROPE, AT_POS_LEARNED };
+enum at_norm_place { AT_NORM_PRE, AT_NORM_POST, AT_NORM_BOTH }; /* of a branch */
+enum at_qk_norm { AT_QK_NONE, AT_QK_HEAD, AT_QK_WIDE };  /* each head, or all  */
+enum at_bias { AT_BIAS_QKV = 1, AT_BIAS_O = 2, AT_BIAS_MLP = 4,
+               AT_BIAS_ALL = 7 };
+enum at_scaling { AT_SCALING_NONE, AT_SCALING_LINEAR, AT_SCALING_LLAMA3 };
 
 struct at_decoder {
     const char *family;         /* "llama", "gpt2"                            */
@@ -36,9 +43,32 @@ struct at_decoder {
     enum at_pos pos;
     bool rope_half;             /* pairs (i, i+K/2), else (2i, 2i+1)          */
     double rope_theta;
-    bool qkv_fused, bias, tied;
+    bool qkv_fused, tied;
+    unsigned bias;              /* enum at_bias                               */
     double init_std;            /* of drawn weights                           */
+
+    /* Zero: as in Llama.                                                     */
+    enum at_norm_place norm_place;
+    bool norm_plus;             /* norms scale by 1 + weight                  */
+    enum at_qk_norm qk_norm;    /* of q and k before rotation                 */
+    bool parallel;              /* x + attn(x) + mlp(x)                       */
+    size_t rotary;              /* channels of a head that turn; 0: all       */
+    double rope_local;          /* theta of layers with a window; 0: theirs
+                                 * is rope_theta, and they are scaled too     */
+    enum at_scaling scaling;    /* of rotary frequencies                      */
+    double scale_factor, scale_low, scale_high;
+    size_t scale_from;          /* positions of the model before scaling      */
+    size_t window;              /* tokens that a token sees; 0: all           */
+    size_t full_every;          /* every so many layers one sees all; 0: none */
+    double attn_scale;          /* of scores; 0: 1/sqrt(K)                    */
+    double embed_scale;         /* of embeddings; 0: 1                        */
 };
+
+/* Whether layer i sees `window` tokens only.                                 */
+static inline bool at_decoder_local(const struct at_decoder *d, size_t i)
+{
+    return d->window && !(d->full_every && (i + 1) % d->full_every == 0);
+}
 
 /* A description with the family's habits and no sizes; an unknown family is
  * an error with the list.                                                    */
@@ -67,7 +97,9 @@ struct at_decoder_options {
     const at_real *rope;        /* at_decoder_rope; NULL without rotary        */
 };
 
-/* cos and sin of every position and pair, [P,K/2,2], in arena a.             */
+/* cos and sin of every position and pair, [P,K/2,2], in arena a; a second such
+ * table follows where rope_local is set.  A pair that does not turn has angle
+ * 0.  K/2 pairs: i and i+K/2, of which those with i < rotary/2 turn.          */
 int at_decoder_rope(struct at_ctx *cx, struct at_arena *a,
                     const struct at_decoder *d, const at_real **cs);
 /* The hidden states after the final norm, [N,C].                             */

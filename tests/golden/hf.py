@@ -1,0 +1,126 @@
+"""Writes tests/golden/hf: a folder of Hugging Face's for every family, tiny and
+random, as save_pretrained leaves it, and beside it golden.safetensors with
+logits and gradients by transformers.  Run by hand; the output is committed.
+
+    python tests/golden/hf.py tests/golden/hf
+"""
+import json
+import os
+import shutil
+import sys
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+B, T, V, C, L, H, G, F, P = 2, 14, 48, 16, 2, 4, 2, 24, 32
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+
+SIZES = dict(vocab_size=V, hidden_size=C, num_hidden_layers=L,
+             num_attention_heads=H, num_key_value_heads=G,
+             intermediate_size=F, max_position_embeddings=P,
+             initializer_range=0.2, pad_token_id=None, bos_token_id=1,
+             eos_token_id=2)
+
+
+def rope(kind, **more):
+    return dict(rope_type=kind, rope_theta=500.0, **more)
+
+
+FAMILIES = {
+    "llama3": (BF16, transformers.LlamaConfig, dict(
+        SIZES, tie_word_embeddings=False, rope_parameters=rope(
+            "llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+            original_max_position_embeddings=16))),
+    "llama-tied": (F32, transformers.LlamaConfig, dict(
+        SIZES, tie_word_embeddings=True, attention_bias=True, mlp_bias=True,
+        rope_parameters=rope("linear", factor=2.0))),
+    "mistral": (BF16, transformers.MistralConfig, dict(
+        SIZES, tie_word_embeddings=False, head_dim=6, sliding_window=5)),
+    "qwen2": (BF16, transformers.Qwen2Config, dict(
+        SIZES, tie_word_embeddings=True)),
+    "qwen3": (F16, transformers.Qwen3Config, dict(
+        SIZES, tie_word_embeddings=False, head_dim=8)),
+    "phi3": (BF16, transformers.Phi3Config, dict(
+        SIZES, tie_word_embeddings=False, rope_parameters=rope(
+            "default", partial_rotary_factor=0.5))),
+    "olmo2": (BF16, transformers.Olmo2Config, dict(
+        SIZES, tie_word_embeddings=False)),
+    "gemma3": (BF16, transformers.Gemma3TextConfig, dict(
+        SIZES, head_dim=8, query_pre_attn_scalar=12, sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters=dict(full_attention=rope("linear", factor=8.0),
+                             sliding_attention=dict(rope_type="default",
+                                                    rope_theta=100.0)))),
+    "neox": (F16, transformers.GPTNeoXConfig, dict(
+        vocab_size=V, hidden_size=C, num_hidden_layers=L,
+        num_attention_heads=2, intermediate_size=F, tie_word_embeddings=False,
+        max_position_embeddings=P, initializer_range=0.2,
+        rope_parameters=rope("default", partial_rotary_factor=0.25),
+        bos_token_id=1, eos_token_id=2)),
+    "neox-serial": (BF16, transformers.GPTNeoXConfig, dict(
+        vocab_size=V, hidden_size=C, num_hidden_layers=L,
+        num_attention_heads=H, intermediate_size=F, tie_word_embeddings=False,
+        max_position_embeddings=P, initializer_range=0.2,
+        use_parallel_residual=False, rope_parameters=rope(
+            "default", partial_rotary_factor=0.5),
+        bos_token_id=1, eos_token_id=2)),
+    "gpt2": (F32, transformers.GPT2Config, dict(
+        vocab_size=V, n_embd=C, n_layer=L, n_head=H, n_positions=P,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, initializer_range=0.2,
+        bos_token_id=1, eos_token_id=2)),
+}
+
+
+def perturb(model, dtype):
+    """Away from the symmetric start, and on numbers that dtype holds."""
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 1:
+                p.add_(0.1 * torch.randn_like(p))
+            p.copy_(p.to(dtype).float())
+
+
+def in_file(model, name):
+    """GPT-NeoX's head has another name in files than in memory."""
+    if model.config.model_type == "gpt_neox":
+        name = name.replace("lm_head.", "embed_out.")
+    return name
+
+
+def golden(model):
+    ids = torch.randint(0, V, (B, T + 1))
+    x, y = ids[:, :-1], ids[:, 1:]
+    mask = (torch.rand(B, T) < 0.7).float()
+    logits = model(x).logits
+    ce = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, V), y.reshape(-1), reduction="none")
+    ((ce * mask.reshape(-1)).sum() / mask.sum()).backward()
+    out = {"ids": x.float(), "logits": logits.detach(),
+           "target": torch.where(mask > 0, y, -torch.ones_like(y)).float()}
+    for n, p in model.named_parameters():
+        out["grad/" + in_file(model, n)] = p.grad
+    return {n: t.clone().contiguous() for n, t in out.items()}
+
+
+def main(root):
+    transformers.logging.set_verbosity_error()
+    for name, (dtype, make, settings) in FAMILIES.items():
+        torch.manual_seed(7)
+        folder = os.path.join(root, name)
+        shutil.rmtree(folder, ignore_errors=True)
+        model = AutoModelForCausalLM.from_config(
+            make(**settings), attn_implementation="eager").float().eval()
+        perturb(model, dtype)
+        saved = golden(model)
+        model.to(dtype).save_pretrained(folder)
+        save_file(saved, os.path.join(folder, "golden.safetensors"))
+        size = sum(os.path.getsize(os.path.join(folder, f))
+                   for f in os.listdir(folder))
+        with open(os.path.join(folder, "config.json")) as f:
+            kind = json.load(f)["model_type"]
+        print(name, kind, dtype, size)
+
+
+main(sys.argv[1])

@@ -1,0 +1,388 @@
+/* Folders of Hugging Face: every family's logits and gradients against those of
+ * transformers (golden/hf.py), cached decoding, and what is refused.         */
+#include "tests/test.h"
+
+#include "train/hf.h"
+#include "train/models/generate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const names[] = {
+    "llama3", "llama-tied", "mistral", "qwen2", "qwen3", "phi3", "olmo2",
+    "gemma3", "neox", "neox-serial", "gpt2",
+};
+static const char *const backends[] = { "ref", "cpu" };
+
+enum { B = 2, T = 14, N = B * T };
+
+struct bed {
+    struct at_ctx cx;
+    char dir[64];
+    const char *h5;
+    struct at_model *m;
+    struct at_params ps;
+    const struct at_kernels *k;
+    const struct at_hf_family *family;
+    struct at_st *gold;
+};
+
+static const char *folder(struct at_ctx *cx, const char *name)
+{
+    return at_sprintf(cx, &cx->run, "%s/golden/hf/%s", AT_TESTS, name);
+}
+
+static void open_bed(struct bed *b, const char *name, const char *backend)
+{
+    *b = (struct bed){ 0 };
+    at_ctx_init(&b->cx);
+    OK(&b->cx, at_threads_start(&b->cx, 2));
+    OK(&b->cx, at_kernels_find(&b->cx, backend, &b->k));
+    strcpy(b->dir, "/tmp/attune-hf-XXXXXX");
+    assert_non_null(mkdtemp(b->dir));
+    b->h5 = at_sprintf(&b->cx, &b->cx.run, "%s/m.h5", b->dir);
+    OK(&b->cx, at_hf_import(&b->cx, folder(&b->cx, name), b->h5, true));
+    at_arena_reset(&b->cx.plan);
+    OK(&b->cx, at_model_open(&b->cx, &b->cx.run, b->h5, &b->m));
+    OK(&b->cx, at_hf_family(&b->cx, &b->m->d, &b->family));
+    OK(&b->cx, at_st_open(&b->cx, &b->cx.run, folder(&b->cx, name), "golden",
+                          &b->gold));
+    at_params_init(&b->ps, &b->cx, &b->cx.run);
+    b->ps.need_grads = true;
+}
+
+static void close_bed(struct bed *b)
+{
+    at_st_close(b->gold);
+    at_model_close(b->m);
+    at_params_finish(&b->ps);
+    unlink(b->h5);
+    assert_int_equal(rmdir(b->dir), 0);
+    at_ctx_finish(&b->cx);
+}
+
+static float *golden(struct bed *b, const char *name, size_t n)
+{
+    const struct at_st_tensor *t = at_st_find(b->gold, name);
+    float *x = at_alloc_n(&b->cx, &b->cx.run, n, sizeof *x);
+    if (!t)
+        fail_msg("the fixture has no %s", name);
+    assert_int_equal(t->n, n);
+    OK(&b->cx, at_st_get(&b->cx, b->gold, t, 0, n, x));
+    return x;
+}
+
+static double worst(const float *got, const float *want, size_t n, double *size)
+{
+    double most = 0;
+    *size = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)got[i] - (double)want[i]);
+        if (!(d <= most))
+            most = d;
+        if (fabs((double)want[i]) > *size)
+            *size = fabs((double)want[i]);
+    }
+    return most;
+}
+
+/* ---- logits and gradients --------------------------------------------------- */
+
+struct whole {
+    struct at_plan *plan;
+    struct at_val *ids, *pos, *first, *target, *weight, *logits;
+};
+
+static void build(struct bed *b, struct whole *w)
+{
+    const struct at_decoder *d = &b->m->d;
+    struct at_decoder_options o = { 0 };
+    struct at_tokens in = { .B = B };
+    struct at_val *hidden, *head, *roots[2];
+    struct at_shape n = at_shape1(N);
+    struct at_graph *g;
+    OK(&b->cx, at_decoder_rope(&b->cx, &b->cx.run, d, &o.rope));
+    OK(&b->cx, at_graph_create(&b->cx, &b->cx.plan, &b->ps, b->k, &g));
+    in.ids = w->ids = at_input(g, "ids", AT_I32, n);
+    in.pos = w->pos = at_input(g, "pos", AT_I32, n);
+    in.first = w->first = at_input(g, "first", AT_I32, n);
+    w->target = at_input(g, "target", AT_I32, n);
+    w->weight = at_input(g, "weight", AT_REAL, n);
+    hidden = at_decoder_hidden(g, d, &in, &o);
+    head = at_decoder_head(g, d);
+    w->logits = roots[0] = at_linear(g, hidden, head, NULL, 1);
+    roots[1] = at_linear_xent(g, hidden, head, w->target, w->weight, NULL);
+    OK(&b->cx, at_grad(g, roots[1], NULL));
+    OK(&b->cx, at_plan_create(g, roots, 2, &w->plan));
+    OK(&b->cx, at_plan_bind(&b->cx, w->plan));
+    OK(&b->cx, at_params_seal(&b->ps));
+    OK(&b->cx, at_model_read(&b->cx, b->m, &b->ps, true));
+}
+
+static void fill(struct bed *b, struct whole *w)
+{
+    float *ids = golden(b, "ids", N), *target = golden(b, "target", N);
+    size_t n = 0;
+    for (size_t i = 0; i < N; i++) {
+        ((int32_t *)w->ids->data)[i] = (int32_t)ids[i];
+        ((int32_t *)w->pos->data)[i] = (int32_t)(i % T);
+        ((int32_t *)w->first->data)[i] = (int32_t)(i / T * T);
+        ((int32_t *)w->target->data)[i] = (int32_t)target[i];
+        n += target[i] >= 0;
+    }
+    for (size_t i = 0; i < N; i++)
+        ((float *)w->weight->data)[i] = 1.0f / (float)n;
+}
+
+/* The param's gradient against its rows of their tensor.                     */
+static void check_gradient(struct bed *b, const struct at_param *param)
+{
+    const struct at_shape *s = &param->val.shape;
+    size_t n = at_shape_count(s), out = s->d[0], in = n / out;
+    const float *got = param->grad.data, *theirs;
+    float *want = at_alloc_n(&b->cx, &b->cx.run, n, sizeof *want);
+    struct at_hf_place p;
+    char name[AT_ST_NAME + 8];
+    double off, size;
+    assert_true(at_hf_place(b->family, &b->m->d, param->val.name, s, &p));
+    snprintf(name, sizeof name, "grad/%s", p.name);
+    theirs = golden(b, name, p.rows * p.cols);
+    for (size_t r = 0; r < out; r++)
+        for (size_t c = 0; c < in; c++)
+            want[r * in + c] = theirs[p.turned ? c * p.rows + r
+                                               : at_hf_row(&p, r) * in + c];
+    off = worst(got, want, n, &size);
+    if (!(off <= 1e-4 * size + 1e-9))
+        fail_msg("gradient of %s off by %g of %g", param->val.name, off, size);
+}
+
+static void check_family(const char *name, const char *backend)
+{
+    struct bed b;
+    struct whole w;
+    struct at_run r = { 0 };
+    size_t V;
+    double off, size;
+    open_bed(&b, name, backend);
+    V = b.m->d.V;
+    build(&b, &w);
+    assert_true((double)b.ps.n_total == at_decoder_params(&b.m->d));
+    fill(&b, &w);
+    r.k = b.k;
+    at_plan_run(w.plan, &r);
+    off = worst(w.logits->data, golden(&b, "logits", N * V), N * V, &size);
+    print_message("%s on %s: logits off by %.1e of %.1f\n", name, backend, off,
+                  size);
+    assert_true(off <= 1e-5 * (1 + size));
+    for (size_t i = 0; i < b.ps.n; i++)
+        check_gradient(&b, b.ps.p[i]);
+    at_plan_destroy(w.plan);
+    close_bed(&b);
+}
+
+static void families_are_those_of_transformers(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < AT_COUNT(names); i++)
+        for (size_t k = 0; k < AT_COUNT(backends); k++)
+            check_family(names[i], backends[k]);
+}
+
+/* ---- decoding ----------------------------------------------------------------- */
+
+struct drawn { int32_t id[T]; double logp[T]; size_t n; };
+
+static bool on_token(void *self, size_t row, int32_t id, double logp)
+{
+    struct drawn *d = self;
+    assert_int_equal(row, 0);
+    d->id[d->n] = id;
+    d->logp[d->n++] = logp;
+    return d->n < T;
+}
+
+/* Token by token with the cache, longer than any window: each likelihood is
+ * that of the whole text read at once.                                       */
+static void check_decoding(const char *name, const char *backend)
+{
+    struct at_sampling greedy = { .temperature = 0, .top_p = 1 };
+    struct drawn d = { .n = 0 };
+    struct at_generator *g;
+    int32_t text[4 + T] = { 5, 11, 3, 40 };
+    struct at_prompt prompt = { text, 4, 0 };
+    struct bed b;
+    size_t V;
+    open_bed(&b, name, backend);
+    V = b.m->d.V;
+    OK(&b.cx, at_generator_create(&b.cx, &b.cx.run, &b.m->d, &b.ps, b.k, NULL,
+                                  NULL, 1, 4 + T, &g));
+    OK(&b.cx, at_params_seal(&b.ps));
+    OK(&b.cx, at_model_read(&b.cx, b.m, &b.ps, true));
+    OK(&b.cx, at_generator_start(g));
+    OK(&b.cx, at_generate(g, &prompt, 1, T, &greedy, on_token, &d));
+    assert_int_equal(d.n, T);
+    for (size_t i = 0; i < T; i++) {
+        const at_real *logits;
+        double sum = 0;
+        OK(&b.cx, at_generator_logits(g, text, 4 + i, &logits));
+        for (size_t v = 0; v < V; v++) {
+            sum += exp((double)logits[v]);
+            assert_true(logits[v] <= logits[d.id[i]] + 1e-5f);
+        }
+        if (!(fabs((double)logits[d.id[i]] - log(sum) - d.logp[i]) < 1e-5))
+            fail_msg("%s: token %zu has log-probability %.7f, not %.7f", name,
+                     i, d.logp[i], (double)logits[d.id[i]] - log(sum));
+        text[4 + i] = d.id[i];
+    }
+    at_generator_destroy(g);
+    close_bed(&b);
+}
+
+static void cached_decoding_reads_the_whole_text(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < AT_COUNT(names); i++)
+        for (size_t k = 0; k < AT_COUNT(backends); k++)
+            check_decoding(names[i], backends[k]);
+}
+
+/* ---- refused -------------------------------------------------------------------- */
+
+static const char tiny[] = "\"vocab_size\": 4, \"hidden_size\": 2, "
+    "\"num_hidden_layers\": 1, \"num_attention_heads\": 1, "
+    "\"intermediate_size\": 2, \"max_position_embeddings\": 8";
+
+static void configs_are_refused_by_key(void **state)
+{
+    static const struct { const char *config, *says; } bad[] = {
+        { "{\"model_type\": \"mamba\"}", "'mamba' is not known; known are llama"
+          ", mistral, qwen2" },
+        { "{}", "model_type '' is not known" },
+        { "{\"model_type\": \"llama\"}", "vocab_size is missing" },
+        { "{\"model_type\": \"llama\", \"vocab_size\": -1}",
+          "vocab_size is not the number" },
+        { "{\"model_type\": \"llama\", \"vocab_size\": 1.5}",
+          "vocab_size is not the number" },
+        { "{\"model_type\": \"llama\", \"vocab_size\": \"many\"}",
+          "vocab_size is not the number" },
+        { "{\"model_type\": \"llama\", TINY, \"hidden_act\": \"mish\"}",
+          "hidden_act is 'mish'" },
+        { "{\"model_type\": \"llama\", TINY, \"rope_scaling\": "
+          "{\"type\": \"yarn\", \"factor\": 2}}", "'yarn'" },
+        { "{\"model_type\": \"llama\", TINY, \"rope_scaling\": "
+          "{\"rope_type\": \"linear\"}}", "factor of rotary scaling is 0" },
+        { "{\"model_type\": \"llama\", TINY, \"rope_scaling\": "
+          "{\"rope_type\": \"llama3\", \"factor\": 2}}", "llama3's rotary" },
+        { "{\"model_type\": \"qwen2\", TINY, \"use_sliding_window\": true}",
+          "use_sliding_window must be false" },
+        { "{\"model_type\": \"gemma3_text\", TINY, "
+          "\"final_logit_softcapping\": 30}", "softcapping must be null" },
+        { "{\"model_type\": \"gemma3_text\", TINY, \"sliding_window\": 4, "
+          "\"layer_types\": [\"linear_attention\"]}", "layer 0 is not" },
+        { "{\"model_type\": \"gpt_neox\", TINY, \"rotary_pct\": 7}",
+          "part of a head that turns is 7" },
+    };
+    struct at_ctx cx;
+    (void)state;
+    at_ctx_init(&cx);
+    for (size_t i = 0; i < AT_COUNT(bad); i++) {
+        const char *c = bad[i].config, *at = strstr(c, "TINY");
+        const struct at_hf_family *f;
+        struct at_decoder d;
+        json_t *config;
+        if (at)
+            c = at_sprintf(&cx, &cx.run, "%.*s%s%s", (int)(at - c), c, tiny,
+                           at + 4);
+        OK(&cx, at_json_parse(&cx, "config.json", c, strlen(c), &config));
+        assert_int_equal(at_hf_read_config(&cx, "config.json", config, &f, &d),
+                         AT_EINVAL);
+        if (!strstr(cx.err.msg, bad[i].says))
+            fail_msg("'%s' does not say '%s'", cx.err.msg, bad[i].says);
+        json_decref(config);
+    }
+    at_ctx_finish(&cx);
+}
+
+/* The older spellings of the same facts.                                     */
+static void older_configs_are_read(void **state)
+{
+    static const char text[] = "{\"model_type\": \"gpt_neox\", TINY, "
+        "\"rotary_pct\": 0.5, \"rotary_emb_base\": 77, \"hidden_size\": 4, "
+        "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 3}}";
+    const char *at = strstr(text, "TINY"), *c;
+    const struct at_hf_family *f;
+    struct at_decoder d;
+    struct at_ctx cx;
+    json_t *config;
+    (void)state;
+    at_ctx_init(&cx);
+    c = at_sprintf(&cx, &cx.run, "%.*s%s%s", (int)(at - text), text,
+                   "\"vocab_size\": 4, \"num_hidden_layers\": 1, "
+                   "\"num_attention_heads\": 1, \"intermediate_size\": 2, "
+                   "\"max_position_embeddings\": 8", at + 4);
+    OK(&cx, at_json_parse(&cx, "config.json", c, strlen(c), &config));
+    OK(&cx, at_hf_read_config(&cx, "config.json", config, &f, &d));
+    assert_int_equal(d.rotary, 2);
+    assert_true(d.rope_theta == 77 && d.scale_factor == 3);
+    assert_int_equal(d.scaling, AT_SCALING_LINEAR);
+    assert_true(d.parallel && d.bias == AT_BIAS_ALL && !d.tied);
+    json_decref(config);
+    at_ctx_finish(&cx);
+}
+
+/* A folder whose tensors are another model's: all are named at once.         */
+static void wrong_tensors_are_all_named(void **state)
+{
+    static const struct at_st_tensor t[] = {
+        { .name = "model.embed_tokens.weight", .n_dims = 2, .d = { 4, 2 } },
+        { .name = "model.norm.weight", .n_dims = 1, .d = { 3 } },
+        { .name = "model.layers.0.self_attn.rotary_emb.inv_freq",
+          .n_dims = 1, .d = { 1 } },
+        { .name = "visual.patch", .n_dims = 1, .d = { 1 } },
+    };
+    struct at_st_writer *w;
+    struct at_ctx cx;
+    char dir[] = "/tmp/attune-hf-XXXXXX", st[64], config[64], out[64];
+    const char *text;
+    (void)state;
+    at_ctx_init(&cx);
+    assert_non_null(mkdtemp(dir));
+    snprintf(st, sizeof st, "%s/model.safetensors", dir);
+    snprintf(config, sizeof config, "%s/config.json", dir);
+    snprintf(out, sizeof out, "%s/m.h5", dir);
+    text = at_sprintf(&cx, &cx.run, "{\"model_type\": \"llama\", %s}", tiny);
+    OK(&cx, at_write_file(&cx, config, text, strlen(text)));
+    OK(&cx, at_st_create(&cx, &cx.run, st, AT_ST_F32, t, 4, &w));
+    for (size_t i = 0; i < 13; i++)
+        OK(&cx, at_st_put(&cx, w, &(float){ 1 }, 1));
+    OK(&cx, at_st_commit(&cx, w));
+    assert_int_equal(at_hf_import(&cx, dir, out, true), AT_EFORMAT);
+    assert_non_null(strstr(cx.err.msg, "'model.norm.weight' must be [2], not "
+                           "[3]"));
+    assert_non_null(strstr(cx.err.msg, "'lm_head.weight' is missing; it must "
+                           "be [4,2]"));
+    assert_non_null(strstr(cx.err.msg, "'model.layers.0.self_attn.q_proj.weight"
+                           "' is missing"));
+    assert_non_null(strstr(cx.err.msg, "'visual.patch' has no place"));
+    assert_null(strstr(cx.err.msg, "inv_freq"));
+    assert_null(strstr(cx.err.msg, "'model.embed_tokens.weight'"));
+    assert_int_not_equal(access(out, F_OK), 0);
+    unlink(st);
+    unlink(config);
+    assert_int_equal(rmdir(dir), 0);
+    at_ctx_finish(&cx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(families_are_those_of_transformers),
+        cmocka_unit_test(cached_decoding_reads_the_whole_text),
+        cmocka_unit_test(configs_are_refused_by_key),
+        cmocka_unit_test(older_configs_are_read),
+        cmocka_unit_test(wrong_tensors_are_all_named),
+    };
+    return cmocka_run_group_tests_name("hf", tests, NULL, NULL);
+}

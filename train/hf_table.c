@@ -1,0 +1,174 @@
+/* The families of Hugging Face that attune knows: a row each at the foot.
+ * Above it the keys of config.json, values that must be as they are, and the
+ * names of tensors beside ours.                                              */
+#include "train/hf_table.h"
+
+#include <math.h>
+
+#define AT(field) offsetof(struct at_decoder, field)
+#define NEED NAN
+#define SIZES_LIKE_LLAMA                                                 \
+    { "vocab_size", KEY_SIZE, AT(V), NEED, false },                      \
+    { "hidden_size", KEY_SIZE, AT(C), NEED, false },                     \
+    { "num_hidden_layers", KEY_SIZE, AT(L), NEED, false },               \
+    { "num_attention_heads", KEY_SIZE, AT(H), NEED, false },             \
+    { "intermediate_size", KEY_SIZE, AT(F), NEED, false },               \
+    { "max_position_embeddings", KEY_SIZE, AT(P), NEED, false },         \
+    { "initializer_range", KEY_REAL, AT(init_std), 0.02, false }
+#define LIKE_LLAMA                                                       \
+    SIZES_LIKE_LLAMA,                                                    \
+    { "num_key_value_heads", KEY_SIZE, AT(G), 0, true },                 \
+    { "head_dim", KEY_SIZE, AT(K), 0, true },                            \
+    { "rms_norm_eps", KEY_REAL, AT(norm_eps), 1e-6, false }
+#define ACT(name) { name, KEY_ACT, 0, 0, false }
+#define TIED(absent) { "tie_word_embeddings", KEY_BOOL, AT(tied), absent, false }
+#define ATTENTION_BIAS                                                   \
+    { "attention_bias", KEY_BIAS, AT_BIAS_QKV | AT_BIAS_O, 0, false }
+
+static const struct key llama_keys[] = {
+    LIKE_LLAMA, ACT("hidden_act"), TIED(0), ATTENTION_BIAS,
+    { "mlp_bias", KEY_BIAS, AT_BIAS_MLP, 0, false }, { 0 }
+};
+static const struct key mistral_keys[] = {
+    LIKE_LLAMA, ACT("hidden_act"), TIED(0),
+    { "sliding_window", KEY_SIZE, AT(window), 4096, true }, { 0 }
+};
+static const struct key phi3_keys[] = {
+    LIKE_LLAMA, ACT("hidden_act"), TIED(0),
+    { "sliding_window", KEY_SIZE, AT(window), 0, true }, { 0 }
+};
+static const struct key qwen2_keys[] = {
+    LIKE_LLAMA, ACT("hidden_act"), TIED(0), { 0 }
+};
+static const struct key qwen3_keys[] = {
+    LIKE_LLAMA, ACT("hidden_act"), TIED(0), ATTENTION_BIAS, { 0 }
+};
+static const struct key gemma3_keys[] = {
+    LIKE_LLAMA, ACT("hidden_activation"), TIED(1), ATTENTION_BIAS,
+    { "sliding_window", KEY_SIZE, AT(window), 4096, true },
+    { "query_pre_attn_scalar", KEY_RSQRT, AT(attn_scale), 256, false }, { 0 }
+};
+static const struct key neox_keys[] = {
+    SIZES_LIKE_LLAMA, ACT("hidden_act"), TIED(0),
+    { "layer_norm_eps", KEY_REAL, AT(norm_eps), 1e-5, false },
+    { "attention_bias", KEY_BIAS, AT_BIAS_QKV | AT_BIAS_O, 1, false },
+    { "use_parallel_residual", KEY_BOOL, AT(parallel), 1, false }, { 0 }
+};
+static const struct key gpt2_keys[] = {
+    { "vocab_size", KEY_SIZE, AT(V), NEED, false },
+    { "n_embd", KEY_SIZE, AT(C), NEED, false },
+    { "n_layer", KEY_SIZE, AT(L), NEED, false },
+    { "n_head", KEY_SIZE, AT(H), NEED, false },
+    { "n_inner", KEY_SIZE, AT(F), 0, true },
+    { "n_positions", KEY_SIZE, AT(P), NEED, false },
+    { "layer_norm_epsilon", KEY_REAL, AT(norm_eps), 1e-5, false },
+    { "initializer_range", KEY_REAL, AT(init_std), 0.02, false },
+    ACT("activation_function"), TIED(1), { 0 }
+};
+
+static const struct must no_window[] = {
+    { "use_sliding_window", "false" }, { NULL, NULL }
+};
+static const struct must gemma3_musts[] = {
+    { "final_logit_softcapping", "null" }, { "attn_logit_softcapping", "null" },
+    { "use_bidirectional_attention", "false" }, { NULL, NULL }
+};
+static const struct must gpt2_musts[] = {
+    { "scale_attn_weights", "true" },
+    { "scale_attn_by_inverse_layer_idx", "false" },
+    { "add_cross_attention", "false" }, { NULL, NULL }
+};
+
+#define L_ "model.layers.*."
+#define NAMES_ENDS                                                       \
+    { "embed", "model.embed_tokens", SAME }, { "norm", "model.norm", SAME }, \
+    { "head", "lm_head", SAME }
+#define NAMES_ATTN                                                       \
+    { "blocks.*.attn.q_proj", L_ "self_attn.q_proj", SAME },             \
+    { "blocks.*.attn.k_proj", L_ "self_attn.k_proj", SAME },             \
+    { "blocks.*.attn.v_proj", L_ "self_attn.v_proj", SAME },             \
+    { "blocks.*.attn.o_proj", L_ "self_attn.o_proj", SAME },             \
+    { "blocks.*.attn.q_norm", L_ "self_attn.q_norm", SAME },             \
+    { "blocks.*.attn.k_norm", L_ "self_attn.k_norm", SAME }
+#define NAMES_MLP                                                        \
+    { "blocks.*.mlp.gate_proj", L_ "mlp.gate_proj", SAME },              \
+    { "blocks.*.mlp.up_proj", L_ "mlp.up_proj", SAME },                  \
+    { "blocks.*.mlp.down_proj", L_ "mlp.down_proj", SAME }
+#define NAMES_NORMS                                                      \
+    { "blocks.*.attn_norm", L_ "input_layernorm", SAME },                \
+    { "blocks.*.mlp_norm", L_ "post_attention_layernorm", SAME }
+
+static const struct name llama_names[] = {
+    NAMES_ENDS, NAMES_ATTN, NAMES_MLP, NAMES_NORMS, { 0 }
+};
+static const struct name olmo2_names[] = {
+    NAMES_ENDS, NAMES_ATTN, NAMES_MLP,
+    { "blocks.*.attn_post_norm", L_ "post_attention_layernorm", SAME },
+    { "blocks.*.mlp_post_norm", L_ "post_feedforward_layernorm", SAME }, { 0 }
+};
+static const struct name gemma3_names[] = {
+    NAMES_ENDS, NAMES_ATTN, NAMES_MLP,
+    { "blocks.*.attn_norm", L_ "input_layernorm", SAME },
+    { "blocks.*.attn_post_norm", L_ "post_attention_layernorm", SAME },
+    { "blocks.*.mlp_norm", L_ "pre_feedforward_layernorm", SAME },
+    { "blocks.*.mlp_post_norm", L_ "post_feedforward_layernorm", SAME }, { 0 }
+};
+static const struct name phi3_names[] = {
+    NAMES_ENDS, NAMES_NORMS,
+    { "blocks.*.attn.q_proj", L_ "self_attn.qkv_proj", QKV },
+    { "blocks.*.attn.k_proj", L_ "self_attn.qkv_proj", QKV },
+    { "blocks.*.attn.v_proj", L_ "self_attn.qkv_proj", QKV },
+    { "blocks.*.attn.o_proj", L_ "self_attn.o_proj", SAME },
+    { "blocks.*.mlp.gate_proj", L_ "mlp.gate_up_proj", GATE_UP },
+    { "blocks.*.mlp.up_proj", L_ "mlp.gate_up_proj", GATE_UP },
+    { "blocks.*.mlp.down_proj", L_ "mlp.down_proj", SAME }, { 0 }
+};
+#undef L_
+#define L_ "gpt_neox.layers.*."
+static const struct name neox_names[] = {
+    { "embed", "gpt_neox.embed_in", SAME },
+    { "norm", "gpt_neox.final_layer_norm", SAME },
+    { "head", "embed_out", SAME },
+    { "blocks.*.attn_norm", L_ "input_layernorm", SAME },
+    { "blocks.*.mlp_norm", L_ "post_attention_layernorm", SAME },
+    { "blocks.*.attn.q_proj", L_ "attention.query_key_value", HEADS },
+    { "blocks.*.attn.k_proj", L_ "attention.query_key_value", HEADS },
+    { "blocks.*.attn.v_proj", L_ "attention.query_key_value", HEADS },
+    { "blocks.*.attn.o_proj", L_ "attention.dense", SAME },
+    { "blocks.*.mlp.up_proj", L_ "mlp.dense_h_to_4h", SAME },
+    { "blocks.*.mlp.down_proj", L_ "mlp.dense_4h_to_h", SAME }, { 0 }
+};
+#undef L_
+#define L_ "transformer.h.*."
+static const struct name gpt2_names[] = {
+    { "embed", "transformer.wte", SAME }, { "pos", "transformer.wpe", SAME },
+    { "norm", "transformer.ln_f", SAME }, { "head", "lm_head", SAME },
+    { "blocks.*.attn_norm", L_ "ln_1", SAME },
+    { "blocks.*.mlp_norm", L_ "ln_2", SAME },
+    { "blocks.*.attn.qkv_proj", L_ "attn.c_attn", TURNED },
+    { "blocks.*.attn.o_proj", L_ "attn.c_proj", TURNED },
+    { "blocks.*.mlp.up_proj", L_ "mlp.c_fc", TURNED },
+    { "blocks.*.mlp.down_proj", L_ "mlp.c_proj", TURNED }, { 0 }
+};
+
+const struct at_hf_family at_hf_families[] = {
+    { "llama", "LlamaForCausalLM", "model.", true, 1, llama_keys, NULL,
+      llama_names, false },
+    { "mistral", "MistralForCausalLM", "model.", true, 1, mistral_keys, NULL,
+      llama_names, false },
+    { "qwen2", "Qwen2ForCausalLM", "model.", true, 1, qwen2_keys, no_window,
+      llama_names, false },
+    { "qwen3", "Qwen3ForCausalLM", "model.", true, 1, qwen3_keys, no_window,
+      llama_names, false },
+    { "phi3", "Phi3ForCausalLM", "model.", true, 1, phi3_keys, NULL,
+      phi3_names, false },
+    { "olmo2", "Olmo2ForCausalLM", "model.", true, 1, qwen3_keys, NULL,
+      olmo2_names, false },
+    { "gemma3_text", "Gemma3ForCausalLM", "model.", true, 1, gemma3_keys,
+      gemma3_musts, gemma3_names, true },
+    { "gpt_neox", "GPTNeoXForCausalLM", "gpt_neox.", true, 0.25, neox_keys,
+      NULL, neox_names, false },
+    { "gpt2", "GPT2LMHeadModel", "transformer.", false, 1, gpt2_keys,
+      gpt2_musts, gpt2_names, false },
+};
+const size_t at_hf_n_families = AT_COUNT(at_hf_families);

@@ -1,0 +1,42 @@
+/* The shape of the table of families, for hf_*.c only. */
+#ifndef AT_HF_TABLE_H
+#define AT_HF_TABLE_H
+
+#include "train/hf.h"
+
+enum key_type { KEY_SIZE, KEY_REAL, KEY_BOOL, KEY_ACT, KEY_BIAS, KEY_RSQRT };
+
+struct key {                    /* of config.json                             */
+    const char *name;
+    enum key_type type;
+    size_t at;                  /* in struct at_decoder; KEY_BIAS: the bits   */
+    double absent;              /* NAN: must be there                         */
+    bool nullable;              /* null is 0                                  */
+};
+
+struct must { const char *name, *value; };      /* when it is there           */
+
+enum how {
+    SAME,
+    TURNED,                     /* [in, out], as GPT-2 keeps its matrices     */
+    QKV,                        /* q, k and v one below the other             */
+    HEADS,                      /* of each head q, k, v                       */
+    GATE_UP,                    /* gate and up one below the other            */
+};
+
+struct name { const char *ours, *theirs; enum how how; };
+
+struct at_hf_family {
+    const char *model_type, *architecture, *prefix;
+    bool rope;                  /* config.json speaks of rotary positions     */
+    double rotary;              /* part of a head that turns, if unsaid       */
+    const struct key *keys;
+    const struct must *musts;
+    const struct name *names;
+    bool layers;                /* windows differ from layer to layer         */
+};
+
+extern const struct at_hf_family at_hf_families[];
+extern const size_t at_hf_n_families;
+
+#endif
