@@ -1,0 +1,160 @@
+/* tokenizer.json: the same ids as Hugging Face's tokenizers (fixtures by
+ * golden/tokenizer_hf.py), and files that are refused by part.               */
+#include "tests/test.h"
+
+#include "data/json.h"
+#include "data/tokenizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define GOLDEN AT_TESTS "/golden/tokenizer/"
+
+static void expect(struct at_ctx *cx, const struct at_tok *tok, const char *s,
+                   size_t n, unsigned flags, const json_t *want)
+{
+    struct at_tok_coder *coder;
+    struct at_tok_ids ids = { 0 };
+    OK(cx, at_tok_coder_create(cx, tok, &coder));
+    for (int round = 0; round < 2; round++) {       /* then from the cache   */
+        ids.n = 0;
+        OK(cx, at_tok_encode(cx, coder, s, n, flags, &ids));
+        if (ids.n != json_array_size(want))
+            fail_msg("'%.*s' has %zu ids, not %zu", (int)n, s, ids.n,
+                     json_array_size(want));
+        for (size_t i = 0; i < ids.n; i++)
+            if (ids.id[i] != json_integer_value(json_array_get(want, i)))
+                fail_msg("'%.*s': id %zu is %d", (int)n, s, i, ids.id[i]);
+    }
+    at_tok_ids_finish(&ids);
+    at_tok_coder_destroy(coder);
+}
+
+static void check_ids(struct at_ctx *cx, const struct at_tok *tok,
+                      const json_t *root, const char *key)
+{
+    const json_t *texts = json_object_get(root, "texts");
+    const json_t *ids = json_object_get(root, key);
+    assert_true(json_array_size(texts) > 40);
+    assert_int_equal(json_array_size(ids), json_array_size(texts));
+    for (size_t i = 0; i < json_array_size(texts); i++) {
+        const json_t *t = json_array_get(texts, i);
+        expect(cx, tok, json_string_value(t), json_string_length(t), 0,
+               json_array_get(ids, i));
+    }
+}
+
+static void ids_are_those_of_tokenizers(void **state)
+{
+    static const char text[] = "a<tool>b<|eot_id|> c";
+    struct at_tok *tok, *again;
+    struct at_ctx cx;
+    json_error_t why;
+    json_t *root = json_load_file(GOLDEN "hf-ids.json", JSON_ALLOW_NUL, &why);
+    const void *blob;
+    size_t n;
+    (void)state;
+    assert_non_null(root);
+    at_ctx_init(&cx);
+    OK(&cx, at_tok_load_hf(&cx, &cx.run, GOLDEN "hf-digits.json", NULL, &tok));
+    check_ids(&cx, tok, root, "digits");
+    assert_int_equal(at_tok_eos(tok), 0);
+    assert_int_equal(at_tok_bos(tok), 0);   /* only ends texts               */
+    OK(&cx, at_tok_load_hf(&cx, &cx.run, GOLDEN "hf-llama3.json",
+                           GOLDEN "hf-config.json", &tok));
+    check_ids(&cx, tok, root, "llama3");
+    assert_int_equal(at_tok_bos(tok), at_tok_special(tok, "<|begin_of_text|>"));
+    assert_int_equal(at_tok_eos(tok), at_tok_special(tok, "<|eot_id|>"));
+    assert_true(at_tok_eos(tok) > 0 && at_tok_pad(tok) == AT_TOK_NONE);
+    blob = at_tok_save(tok, &n);
+    OK(&cx, at_tok_load(&cx, &cx.run, blob, n, &again));
+    expect(&cx, again, text, strlen(text), AT_TOK_BOS | AT_TOK_SPECIAL,
+           json_object_get(root, "special"));
+    check_ids(&cx, again, root, "llama3");
+    json_decref(root);
+    at_ctx_finish(&cx);
+}
+
+/* The good file with one value at a path "a/b/0/c" replaced.                 */
+static json_t *altered(const char *path, const char *value)
+{
+    json_error_t why;
+    json_t *root = json_load_file(GOLDEN "hf-llama3.json", 0, &why), *at = root;
+    json_t *v = json_loads(value, JSON_DECODE_ANY, &why);
+    char copy[128], *part, *next;
+    assert_non_null(v);
+    snprintf(copy, sizeof copy, "%s", path);
+    for (part = copy; (next = strchr(part, '/')); part = next + 1) {
+        *next = '\0';
+        at = json_is_array(at) ? json_array_get(at, (size_t)atoi(part))
+                               : json_object_get(at, part);
+        assert_non_null(at);
+    }
+    if (json_is_array(at))
+        json_array_set_new(at, (size_t)atoi(part), v);
+    else
+        json_object_set_new(at, part, v);
+    return root;
+}
+
+static void other_kinds_are_refused_by_part(void **state)
+{
+    static const struct { const char *path, *value, *says; } bad[] = {
+        { "model/type", "\"Unigram\"", "model.type is 'Unigram'" },
+        { "model/type", "\"WordPiece\"", "WordPiece" },
+        { "model/byte_fallback", "true", "byte_fallback" },
+        { "model/dropout", "0.1", "dropout" },
+        { "model/end_of_word_suffix", "\"</w>\"", "end_of_word_suffix" },
+        { "normalizer", "{\"type\": \"Lowercase\"}", "normalizer is 'Lower" },
+        { "pre_tokenizer", "{\"type\": \"Metaspace\"}", "'Metaspace'" },
+        { "pre_tokenizer", "null", "pre_tokenizer is ''" },
+        { "pre_tokenizer/pretokenizers", "[]", "other than two" },
+        { "pre_tokenizer/pretokenizers/0", "{\"type\": \"Whitespace\"}",
+          "'Whitespace'" },
+        { "pre_tokenizer/pretokenizers/0/behavior", "\"Removed\"", "'Split'" },
+        { "pre_tokenizer/pretokenizers/0/pattern", "{\"Regex\": \"(\"}",
+          "pattern" },
+        { "pre_tokenizer/pretokenizers/1/add_prefix_space", "true",
+          "add_prefix_space" },
+        { "added_tokens/0/lstrip", "true", "has lstrip" },
+        { "added_tokens/0/id", "7000", "is missing" },
+        { "added_tokens/0/id", "-1", "each once" },
+        { "added_tokens/0/id", "99999999", "more than" },
+        { "model/vocab", "{}", "no model.vocab" },
+        { "model/vocab/zz", "0", "each once" },
+        { "model/vocab", "{\"\\u4e2d\": 0}", "alphabet" },
+        { "model/merges", "7", "must be a list" },
+        { "model/merges/0", "\"ab\"", "merge 0 is not" },
+        { "model/merges/0", "[\"a\"]", "merge 0 is not" },
+        { "model/merges/0", "[\"\\u00fd\", \"\\u00fe\"]", "merge 0 is not" },
+    };
+    struct at_ctx cx;
+    struct at_tok *tok;
+    char path[] = "/tmp/attune-tok-XXXXXX";
+    int fd = mkstemp(path);
+    (void)state;
+    assert_true(fd >= 0);
+    close(fd);
+    at_ctx_init(&cx);
+    for (size_t i = 0; i < AT_COUNT(bad); i++) {
+        json_t *root = altered(bad[i].path, bad[i].value);
+        assert_int_equal(json_dump_file(root, path, 0), 0);
+        json_decref(root);
+        if (at_tok_load_hf(&cx, &cx.run, path, NULL, &tok) == AT_OK)
+            fail_msg("%s = %s is accepted", bad[i].path, bad[i].value);
+        if (!strstr(cx.err.msg, bad[i].says))
+            fail_msg("'%s' does not say '%s'", cx.err.msg, bad[i].says);
+    }
+    unlink(path);
+    at_ctx_finish(&cx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ids_are_those_of_tokenizers),
+        cmocka_unit_test(other_kinds_are_refused_by_part),
+    };
+    return cmocka_run_group_tests_name("tokenizer_hf", tests, NULL, NULL);
+}
