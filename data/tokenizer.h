@@ -54,6 +54,10 @@ int at_tok_load_gpt2(struct at_ctx *cx, struct at_arena *a,
 int at_tok_load_hf(struct at_ctx *cx, struct at_arena *a,
                    const char *tokenizer_json, const char *config_json,
                    struct at_tok **tok);
+/* A byte_bpe tokenizer as Hugging Face's tokenizer.json and
+ * tokenizer_config.json.                                                     */
+int at_tok_hf_text(struct at_ctx *cx, const struct at_tok *tok,
+                   struct at_text *json, struct at_text *config);
 /* The n bytes that at_tok_save gave; they are copied.  Anything else, cut
  * short or altered, is refused with AT_EFORMAT.                              */
 int at_tok_load(struct at_ctx *cx, struct at_arena *a, const void *blob,

@@ -3,8 +3,9 @@
 #include "tests/test.h"
 
 #include "train/hf.h"
-#include "train/models/generate.h"
+#include "train/infer.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -203,6 +204,22 @@ static bool on_token(void *self, size_t row, int32_t id, double logp)
     return d->n < T;
 }
 
+/* Over the cache, the golden text gives the golden logits.                   */
+static void check_cached(struct bed *b, struct at_generator *g)
+{
+    size_t V = b->m->d.V;
+    float *ids = golden(b, "ids", N), *want = golden(b, "logits", N * V);
+    int32_t text[T];
+    for (size_t i = 0; i < T; i++) {
+        const at_real *logits;
+        double size;
+        text[i] = (int32_t)ids[i];
+        OK(&b->cx, at_generator_logits(g, text, i + 1, &logits));
+        assert_true(worst(logits, want + i * V, V, &size) <=
+                    1e-5 * (1 + size));
+    }
+}
+
 /* Token by token with the cache, longer than any window: each likelihood is
  * that of the whole text read at once.                                       */
 static void check_decoding(const char *name, const char *backend)
@@ -221,6 +238,7 @@ static void check_decoding(const char *name, const char *backend)
     OK(&b.cx, at_params_seal(&b.ps));
     OK(&b.cx, at_model_read(&b.cx, b.m, &b.ps, true));
     OK(&b.cx, at_generator_start(g));
+    check_cached(&b, g);
     OK(&b.cx, at_generate(g, &prompt, 1, T, &greedy, on_token, &d));
     assert_int_equal(d.n, T);
     for (size_t i = 0; i < T; i++) {
@@ -375,6 +393,318 @@ static void wrong_tensors_are_all_named(void **state)
     at_ctx_finish(&cx);
 }
 
+/* ---- out again ------------------------------------------------------------------- */
+
+struct nest { struct at_ctx cx; char dir[64]; };
+
+static int make_nest(void **state)
+{
+    struct nest *t = calloc(1, sizeof *t);
+    at_ctx_init(&t->cx);
+    OK(&t->cx, at_threads_start(&t->cx, 2));
+    strcpy(t->dir, "/tmp/attune-hf-XXXXXX");
+    assert_non_null(mkdtemp(t->dir));
+    *state = t;
+    return 0;
+}
+
+static void sweep(const char *dir)
+{
+    struct dirent *e;
+    DIR *d = opendir(dir);
+    char path[512];
+    while (d && (e = readdir(d))) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
+        if (unlink(path) < 0)
+            sweep(path);
+    }
+    if (d)
+        closedir(d);
+    rmdir(dir);
+}
+
+static int drop_nest(void **state)
+{
+    struct nest *t = *state;
+    sweep(t->dir);
+    at_ctx_finish(&t->cx);
+    free(t);
+    return 0;
+}
+
+static const char *in(struct nest *t, const char *name)
+{
+    return at_sprintf(&t->cx, &t->cx.run, "%s/%s", t->dir, name);
+}
+
+/* How many names the nest holds. */
+static size_t holds(const struct nest *t)
+{
+    DIR *d = opendir(t->dir);
+    struct dirent *e;
+    size_t n = 0;
+    while (d && (e = readdir(d)))
+        n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+static float *values(struct nest *t, const struct at_st *st,
+                     const struct at_st_tensor *x)
+{
+    float *v = at_alloc_n(&t->cx, &t->cx.run, x->n, sizeof *v);
+    OK(&t->cx, at_st_get(&t->cx, st, x, 0, x->n, v));
+    return v;
+}
+
+/* The same tensors with the same numbers, and the same type if `exact`.      */
+static void same_tensors(struct nest *t, const char *a, const char *b,
+                         const char *stem, bool exact)
+{
+    struct at_st *x, *y;
+    OK(&t->cx, at_st_open(&t->cx, &t->cx.run, a, stem, &x));
+    OK(&t->cx, at_st_open(&t->cx, &t->cx.run, b, stem, &y));
+    assert_int_equal(at_st_count(x), at_st_count(y));
+    for (size_t i = 0; i < at_st_count(x); i++) {
+        const struct at_st_tensor *p = at_st_at(x, i);
+        const struct at_st_tensor *q = at_st_find(y, p->name);
+        if (!q)
+            fail_msg("%s is not in %s", p->name, b);
+        assert_true(!exact || p->type == q->type);
+        assert_int_equal(p->n_dims, q->n_dims);
+        assert_memory_equal(p->d, q->d, p->n_dims * sizeof *p->d);
+        assert_memory_equal(values(t, x, p), values(t, y, q),
+                            p->n * sizeof(float));
+    }
+    at_st_close(x);
+    at_st_close(y);
+}
+
+static void same_file(struct nest *t, const char *a, const char *b,
+                      const char *name)
+{
+    char *x, *y;
+    size_t n, m;
+    const char *p = at_sprintf(&t->cx, &t->cx.run, "%s/%s", a, name);
+    const char *q = at_sprintf(&t->cx, &t->cx.run, "%s/%s", b, name);
+    OK(&t->cx, at_read_file(&t->cx, &t->cx.run, p, 0, &x, &n));
+    OK(&t->cx, at_read_file(&t->cx, &t->cx.run, q, 0, &y, &m));
+    assert_int_equal(n, m);
+    assert_memory_equal(x, y, n);
+}
+
+static void what_comes_in_goes_out(void **state)
+{
+    struct nest *t = *state;
+    struct at_hf_said said;
+    for (size_t i = 0; i < AT_COUNT(names); i++) {
+        const char *from = folder(&t->cx, names[i]);
+        const char *h5 = in(t, "m.h5"), *to = in(t, names[i]);
+        const char *parts = at_sprintf(&t->cx, &t->cx.run, "%s-parts", to);
+        OK(&t->cx, at_hf_import(&t->cx, from, h5, true));
+        OK(&t->cx, at_hf_export(&t->cx, h5, to, &(struct at_hf_out){ 0 },
+                                &said));
+        assert_true(!said.merged);
+        same_tensors(t, from, to, "model", true);
+        same_file(t, from, to, "generation_config.json");
+        OK(&t->cx, at_hf_export(&t->cx, h5, parts, &(struct at_hf_out){
+                                .dtype = "float32", .shard_bytes = 5000 },
+                                &said));
+        same_tensors(t, from, parts, "model", false);
+        assert_int_not_equal(access(at_sprintf(&t->cx, &t->cx.run,
+                             "%s/model.safetensors", parts), F_OK), 0);
+        at_arena_reset(&t->cx.plan);
+    }
+    assert_int_equal(holds(t), 1 + 2 * AT_COUNT(names));
+}
+
+/* A tiny model of attune's own, weights drawn; `scale` of its embeddings.    */
+static const char *make_own(struct nest *t, bool half, float scale)
+{
+    const char *path = in(t, "own.h5");
+    struct at_decoder d;
+    struct at_params ps;
+    OK(&t->cx, at_decoder_family(&t->cx, "llama", &d));
+    d.V = 40;
+    d.C = 24;
+    d.L = 2;
+    d.H = 4;
+    d.G = 2;
+    d.P = 64;
+    d.init_std = 0.3;
+    d.rope_half = half;
+    OK(&t->cx, at_decoder_check(&t->cx, &d));
+    at_params_init(&ps, &t->cx, &t->cx.plan);
+    OK(&t->cx, at_model_declare(&t->cx, &d, &ps));
+    OK(&t->cx, at_params_seal(&ps));
+    at_params_draw(&ps, 3);
+    ((float *)at_param_find(&ps, "embed.weight")->val.data)[5] *= scale;
+    OK(&t->cx, at_model_write(&t->cx, path, &d, NULL, &ps, NULL));
+    at_params_finish(&ps);
+    return path;
+}
+
+static void read_logits(struct nest *t, const char *path, float *to, size_t V)
+{
+    const int32_t ids[] = { 3, 17, 0, 39, 8, 8, 21 };
+    const at_real *logits;
+    struct at_infer *m;
+    OK(&t->cx, at_infer_open(&t->cx, path, "ref", 0, 1, 32, 0, 0, &m));
+    assert_int_equal(m->m->d.V, V);
+    OK(&t->cx, at_generator_logits(m->gen, ids, AT_COUNT(ids), &logits));
+    memcpy(to, logits, V * sizeof *to);
+    at_infer_close(m);
+}
+
+/* llama2.c pairs neighbouring channels, Hugging Face halves of a head.       */
+static void pairs_of_channels_are_moved(void **state)
+{
+    struct nest *t = *state;
+    struct at_hf_said said;
+    float a[40], b[40];
+    double size;
+    for (int half = 0; half < 2; half++) {
+        const char *own = make_own(t, half, 1);
+        const char *out = in(t, half ? "half" : "pairs"), *back = in(t, "b.h5");
+        read_logits(t, own, a, 40);
+        OK(&t->cx, at_hf_export(&t->cx, own, out, &(struct at_hf_out){ 0 },
+                                &said));
+        OK(&t->cx, at_hf_import(&t->cx, out, back, true));
+        read_logits(t, back, b, 40);
+        assert_true(worst(a, b, 40, &size) <= 1e-5 * size);
+    }
+}
+
+static void a_failed_export_leaves_nothing(void **state)
+{
+    struct nest *t = *state;
+    const char *own = make_own(t, true, 1e7f), *out = in(t, "out");
+    struct at_hf_out half = { .dtype = "float16" }, odd = { .dtype = "int4" };
+    struct at_hf_said said;
+    assert_int_equal(at_hf_export(&t->cx, own, out, &half, &said), AT_EINVAL);
+    assert_non_null(strstr(t->cx.err.msg, "'model.embed_tokens.weight' holds"));
+    assert_int_equal(holds(t), 1);          /* own.h5                        */
+    assert_int_equal(at_hf_export(&t->cx, own, out, &odd, &said), AT_EINVAL);
+    assert_non_null(strstr(t->cx.err.msg, "'int4' is not one of"));
+    assert_int_equal(at_hf_export_peft(&t->cx, own, out, NULL), AT_EINVAL);
+    assert_non_null(strstr(t->cx.err.msg, "is no adapter"));
+    assert_int_equal(at_hf_export(&t->cx, own, t->dir, &half, &said),
+                     AT_EINVAL);
+    assert_non_null(strstr(t->cx.err.msg, "is not empty"));
+    assert_int_equal(holds(t), 1);
+    OK(&t->cx, at_mkdir(&t->cx, out));      /* an empty one is fine          */
+    half.dtype = "bfloat16";
+    OK(&t->cx, at_hf_export(&t->cx, own, out, &half, &said));
+    assert_int_equal(holds(t), 2);
+}
+
+/* ---- adapters ----------------------------------------------------------------------- */
+
+enum { RANK = 2 };
+static const char peft_config[] = "{\"peft_type\": \"LORA\", \"r\": 2, "
+    "\"lora_alpha\": 6, \"target_modules\": [\"q_proj\"], \"bias\": \"none\", "
+    "\"task_type\": \"CAUSAL_LM\"%s}";
+
+/* An adapter on q_proj of both layers (out x in 16 x 16), as PEFT writes it. */
+static const char *make_adapter(struct nest *t, const char *more, bool halves)
+{
+    struct at_st_tensor x[4] = { { .n_dims = 2 } };
+    struct at_rng r = { 9, AT_RNG_TEST, 0 };
+    struct at_st_writer *w;
+    const char *dir = in(t, "adapter"), *config;
+    size_t n = halves ? 3 : 4;
+    OK(&t->cx, at_mkdir(&t->cx, dir));
+    for (size_t i = 0; i < n; i++) {
+        x[i].name = at_sprintf(&t->cx, &t->cx.run, "base_model.model.model."
+                               "layers.%zu.self_attn.q_proj.lora_%c.weight",
+                               i / 2, i % 2 ? 'B' : 'A');
+        x[i].n_dims = 2;
+        x[i].d[0] = i % 2 ? 16 : RANK;
+        x[i].d[1] = i % 2 ? RANK : 16;
+    }
+    OK(&t->cx, at_st_create(&t->cx, &t->cx.run, in(t, "adapter/adapter_model."
+                            "safetensors"), AT_ST_F32, x, n, &w));
+    for (size_t i = 0; i < n * 16 * RANK; i++) {
+        float v = 0.3f * (float)at_rng_normal(&r, 0, i);
+        OK(&t->cx, at_st_put(&t->cx, w, &v, 1));
+    }
+    OK(&t->cx, at_st_commit(&t->cx, w));
+    config = at_sprintf(&t->cx, &t->cx.run, peft_config, more);
+    OK(&t->cx, at_write_file(&t->cx, in(t, "adapter/adapter_config.json"),
+                             config, strlen(config)));
+    return dir;
+}
+
+static void adapters_come_and_go(void **state)
+{
+    struct nest *t = *state;
+    const char *base = in(t, "m.h5"), *h5 = in(t, "a.h5");
+    const char *from = folder(&t->cx, "llama3"), *to = in(t, "again");
+    struct at_hf_out merge = { .merge = true, .dtype = "float32" };
+    struct at_hf_said said;
+    float plain[48], adapted[48], merged[48];
+    double size;
+    json_t *config;
+    OK(&t->cx, at_hf_import(&t->cx, from, base, true));
+    OK(&t->cx, at_hf_import_peft(&t->cx, make_adapter(t, "", false), base,
+                                 h5));
+    OK(&t->cx, at_hf_export_peft(&t->cx, h5, to, NULL));
+    same_tensors(t, in(t, "adapter"), to, "adapter_model", true);
+    OK(&t->cx, at_json_read(&t->cx, in(t, "again/adapter_config.json"), 1 << 20,
+                            &config));
+    assert_int_equal(json_integer_value(json_object_get(config, "r")), RANK);
+    assert_int_equal(json_integer_value(json_object_get(config, "lora_alpha")),
+                     6);
+    assert_string_equal(json_string_value(json_array_get(
+        json_object_get(config, "target_modules"), 0)), "q_proj");
+    json_decref(config);
+    assert_int_equal(at_hf_export(&t->cx, h5, in(t, "no"),
+                                  &(struct at_hf_out){ 0 }, &said), AT_EINVAL);
+    assert_non_null(strstr(t->cx.err.msg, "add --merge"));
+    OK(&t->cx, at_hf_export(&t->cx, h5, in(t, "merged"), &merge, &said));
+    assert_true(said.merged && said.same_token && said.largest < 1e-5);
+    OK(&t->cx, at_hf_import(&t->cx, in(t, "merged"), in(t, "f.h5"), true));
+    read_logits(t, base, plain, 48);
+    read_logits(t, h5, adapted, 48);
+    read_logits(t, in(t, "f.h5"), merged, 48);
+    assert_true(worst(merged, adapted, 48, &size) < 1e-5 * (1 + size));
+    assert_true(worst(plain, adapted, 48, &size) > 1e-2);
+}
+
+static void odd_adapters_are_refused(void **state)
+{
+    static const struct { const char *more, *says; } bad[] = {
+        { ", \"use_dora\": true", "use_dora is set" },
+        { ", \"rank_pattern\": {\"q_proj\": 4}", "rank_pattern is set" },
+        { ", \"modules_to_save\": [\"lm_head\"]", "modules_to_save is set" },
+    };
+    struct nest *t = *state;
+    const char *base = in(t, "m.h5"), *h5 = in(t, "a.h5");
+    OK(&t->cx, at_hf_import(&t->cx, folder(&t->cx, "llama3"), base, true));
+    for (size_t i = 0; i < AT_COUNT(bad); i++) {
+        assert_int_equal(at_hf_import_peft(&t->cx, make_adapter(t, bad[i].more,
+                                           false), base, h5), AT_EINVAL);
+        assert_non_null(strstr(t->cx.err.msg, bad[i].says));
+    }
+    assert_int_equal(at_hf_import_peft(&t->cx, make_adapter(t, "", true), base,
+                                       h5), AT_EFORMAT);
+    assert_non_null(strstr(t->cx.err.msg, "only one half"));
+    OK(&t->cx, at_hf_import(&t->cx, folder(&t->cx, "gpt2"), base, true));
+    assert_int_equal(at_hf_import_peft(&t->cx, make_adapter(t, "", false),
+                                       base, h5), AT_EFORMAT);
+    assert_non_null(strstr(t->cx.err.msg, "has no place in an adapter"));
+    OK(&t->cx, at_hf_import(&t->cx, folder(&t->cx, "llama-tied"), base, true));
+    OK(&t->cx, at_hf_import_peft(&t->cx, make_adapter(t, "", false), base,
+                                 h5));
+    assert_int_equal(at_hf_import_peft(&t->cx, make_adapter(t, "", false), h5,
+                                       in(t, "b.h5")), AT_EINVAL);
+    assert_non_null(strstr(t->cx.err.msg, "is an adapter itself"));
+}
+
+#define IN_A_NEST(f) cmocka_unit_test_setup_teardown(f, make_nest, drop_nest)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -383,6 +713,11 @@ int main(void)
         cmocka_unit_test(configs_are_refused_by_key),
         cmocka_unit_test(older_configs_are_read),
         cmocka_unit_test(wrong_tensors_are_all_named),
+        IN_A_NEST(what_comes_in_goes_out),
+        IN_A_NEST(pairs_of_channels_are_moved),
+        IN_A_NEST(a_failed_export_leaves_nothing),
+        IN_A_NEST(adapters_come_and_go),
+        IN_A_NEST(odd_adapters_are_refused),
     };
     return cmocka_run_group_tests_name("hf", tests, NULL, NULL);
 }

@@ -76,6 +76,42 @@ static void ids_are_those_of_tokenizers(void **state)
     at_ctx_finish(&cx);
 }
 
+/* What is written as tokenizer.json is the same tokenizer when it is read.    */
+static void what_is_written_is_read(void **state)
+{
+    char json_path[] = "/tmp/attune-tok-XXXXXX", config_path[40];
+    int fd = mkstemp(json_path);
+    struct at_ctx cx;
+    (void)state;
+    assert_true(fd >= 0);
+    close(fd);
+    snprintf(config_path, sizeof config_path, "%s.c", json_path);
+    at_ctx_init(&cx);
+    for (int i = 0; i < 3; i++) {
+        struct at_text json = { 0 }, config = { 0 };
+        struct at_tok *tok, *again;
+        if (i == 0)
+            OK(&cx, at_tok_load_gpt2(&cx, &cx.run, GOLDEN "encoder.json",
+                                     GOLDEN "vocab.bpe", &tok));
+        else
+            OK(&cx, at_tok_load_hf(&cx, &cx.run, i == 1
+                                   ? GOLDEN "hf-digits.json"
+                                   : GOLDEN "hf-llama3.json",
+                                   i == 1 ? NULL : GOLDEN "hf-config.json",
+                                   &tok));
+        OK(&cx, at_tok_hf_text(&cx, tok, &json, &config));
+        OK(&cx, at_write_file(&cx, json_path, json.s, json.n));
+        OK(&cx, at_write_file(&cx, config_path, config.s, config.n));
+        OK(&cx, at_tok_load_hf(&cx, &cx.run, json_path, config_path, &again));
+        assert_true(at_hash_equal(at_tok_hash(tok), at_tok_hash(again)));
+        at_text_finish(&json);
+        at_text_finish(&config);
+    }
+    unlink(json_path);
+    unlink(config_path);
+    at_ctx_finish(&cx);
+}
+
 /* The good file with one value at a path "a/b/0/c" replaced.                 */
 static json_t *altered(const char *path, const char *value)
 {
@@ -154,6 +190,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_are_those_of_tokenizers),
+        cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(other_kinds_are_refused_by_part),
     };
     return cmocka_run_group_tests_name("tokenizer_hf", tests, NULL, NULL);

@@ -237,6 +237,8 @@ int at_checkpoint_write(struct at_job *j, bool is_best)
     if (rc == AT_OK)
         rc = at_model_put(cx, f, &j->d, j->tok, &j->ps,
                           j->lora ? AT_PUT_TRAINABLE : AT_PUT_ALL);
+    if (rc == AT_OK && j->start && !j->lora)
+        rc = at_model_put_kept(cx, f, j->start->f);
     if (rc == AT_OK)
         rc = put_moments(j, f);
     if (rc < 0) {

@@ -61,4 +61,25 @@ const struct at_st_tensor *at_hf_find(const struct at_hf_family *f,
 int at_hf_import(struct at_ctx *cx, const char *dir, const char *out,
                  bool bare);
 
+struct at_hf_out {
+    const char *dtype;          /* NULL: what was imported, else float32      */
+    bool merge;                 /* add the adapter to the weights             */
+    uint64_t shard_bytes;       /* a file's most; 0: 5 GB                     */
+};
+struct at_hf_said {             /* see at_infer_merge                         */
+    double largest;
+    bool merged, same_token;
+};
+/* A model file, checkpoint or run becomes the folder `dir`, which must not
+ * exist or be empty.                                                         */
+int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
+                 const struct at_hf_out *o, struct at_hf_said *said);
+
+/* An adapter in PEFT's files, out and in.  base: the model file it belongs to;
+ * `out` refers to it.                                                        */
+int at_hf_export_peft(struct at_ctx *cx, const char *path, const char *dir,
+                      const char *dtype);
+int at_hf_import_peft(struct at_ctx *cx, const char *dir, const char *base,
+                      const char *out);
+
 #endif

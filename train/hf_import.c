@@ -1,19 +1,14 @@
 /* A folder of Hugging Face's becomes a model file, tensor by tensor. */
 #include "train/hf.h"
 
+#include "train/hf_folder.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 enum { FILE_MAX = 64 << 20, FAULTS_MAX = 20 };
-
-/* Kept in the model file as they are, for the export.                        */
-static const char *const kept[] = {
-    "config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "generation_config.json",
-    "chat_template.jinja", "vocab.json", "merges.txt",
-};
 
 struct import {
     struct at_ctx *cx;
@@ -208,27 +203,6 @@ static int copy_param(struct import *im, struct at_h5 *f,
     return rc;
 }
 
-static int keep_files(struct import *im, struct at_h5 *f)
-{
-    int rc = AT_OK;
-    for (size_t i = 0; i < AT_COUNT(kept) && rc == AT_OK; i++) {
-        const char *path = in_dir(im, kept[i]);
-        char name[64], *bytes;
-        size_t n;
-        if (!path)
-            return AT_ENOMEM;
-        if (!is_there(path))
-            continue;
-        snprintf(name, sizeof name, AT_HF_KEPT "%s", kept[i]);
-        rc = at_read_file(im->cx, &im->cx->scratch, path, FILE_MAX, &bytes,
-                          &n);
-        if (rc == AT_OK)
-            rc = at_h5_put_bytes(im->cx, f, name, bytes, n);
-        at_arena_reset(&im->cx->scratch);
-    }
-    return rc;
-}
-
 /* The type that most of the weights have: what an export takes unasked.      */
 static enum at_st_type main_type(const struct at_st *st)
 {
@@ -253,7 +227,7 @@ static int write_model(struct import *im, const char *out)
         rc = at_h5_set_text(im->cx, f, "hf_dtype",
                             at_st_type_name(main_type(im->st)));
     if (rc == AT_OK)
-        rc = keep_files(im, f);
+        rc = at_hf_keep(im->cx, f, im->dir);
     for (size_t i = 0; i < im->ps.n && rc == AT_OK; i++)
         rc = copy_param(im, f, im->ps.p[i]);
     if (rc < 0) {

@@ -175,8 +175,8 @@ int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
     return AT_OK;
 }
 
-/* Names and checksums of all weights are the identity of a model.            */
-static int identify(struct at_ctx *cx, struct at_h5 *f, char id[33])
+int at_model_identify(struct at_ctx *cx, struct at_h5 *f,
+                      char id[33])
 {
     const char *const *names;
     size_t n;
@@ -238,7 +238,7 @@ static int open_base(struct at_ctx *cx, struct at_arena *a, struct at_model *m)
         return at_note(cx, rc, "opening the model that the adapter %s belongs "
                        "to", m->path);
     m->lora.rank = (size_t)rank;
-    rc = identify(cx, m->base, m->base_id);
+    rc = at_model_identify(cx, m->base, m->base_id);
     if (rc == AT_OK && strcmp(m->base_id, id) != 0)
         rc = at_fail(cx, AT_EFORMAT, "%s: is an adapter of another model than "
                      "%s holds now (its identity was %s, it is %s)", m->path,
@@ -271,7 +271,7 @@ int at_model_open(struct at_ctx *cx, struct at_arena *a, const char *path,
         rc = at_fail(cx, AT_EFORMAT, "%s: the tokenizer has %zu tokens, the "
                      "model %zu", path, at_tok_size(m->tok), m->d.V);
     if (rc == AT_OK)
-        rc = identify(cx, m->f, m->id);
+        rc = at_model_identify(cx, m->f, m->id);
     if (rc == AT_OK && at_h5_has(m->f, "adapter"))
         rc = open_base(cx, a, m);
     if (rc < 0) {
@@ -365,6 +365,29 @@ int at_model_put_head(struct at_ctx *cx, struct at_h5 *f,
     return rc;
 }
 
+int at_model_put_kept(struct at_ctx *cx, struct at_h5 *f, struct at_h5 *from)
+{
+    struct at_arena a = { 0 };
+    const char *const *names, *dtype;
+    size_t n, n_bytes;
+    int rc = at_h5_names(cx, from, "hf/", &a, &names, &n);
+    if (rc == AT_OK && at_h5_has_fact(from, "hf_dtype")) {
+        rc = at_h5_get_text(cx, from, "hf_dtype", &a, &dtype);
+        if (rc == AT_OK)
+            rc = at_h5_set_text(cx, f, "hf_dtype", dtype);
+    }
+    for (size_t i = 0; i < n && rc == AT_OK; i++) {
+        char *bytes;
+        rc = at_h5_get_bytes(cx, from, names[i], &cx->scratch, 64 << 20, &bytes,
+                             &n_bytes);
+        if (rc == AT_OK)
+            rc = at_h5_put_bytes(cx, f, names[i], bytes, n_bytes);
+        at_arena_reset(&cx->scratch);
+    }
+    at_arena_finish(&a);
+    return rc;
+}
+
 int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
                  const struct at_tok *tok, const struct at_params *ps,
                  enum at_which which)
@@ -385,13 +408,15 @@ int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
 
 int at_model_write(struct at_ctx *cx, const char *path,
                    const struct at_decoder *d, const struct at_tok *tok,
-                   const struct at_params *ps)
+                   const struct at_params *ps, struct at_h5 *from)
 {
     struct at_h5 *f;
     int rc = at_h5_create(cx, path, "model", &f);
     if (rc < 0)
         return rc;
     rc = at_model_put(cx, f, d, tok, ps, AT_PUT_BASE);
+    if (rc == AT_OK && from)
+        rc = at_model_put_kept(cx, f, from);
     if (rc < 0) {
         at_h5_close(f);
         return rc;

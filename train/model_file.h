@@ -42,10 +42,15 @@ int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
 /* Only the first two; tok NULL: without tokenizer.                           */
 int at_model_put_head(struct at_ctx *cx, struct at_h5 *f,
                       const struct at_decoder *d, const struct at_tok *tok);
-/* A whole model file, without adapters. */
+/* A whole model file, without adapters; what an import kept in `from` goes
+ * along (NULL: nothing).                                                     */
 int at_model_write(struct at_ctx *cx, const char *path,
                    const struct at_decoder *d, const struct at_tok *tok,
-                   const struct at_params *ps);
+                   const struct at_params *ps, struct at_h5 *from);
+/* The files that an import kept, from one model file to another.             */
+int at_model_put_kept(struct at_ctx *cx, struct at_h5 *f, struct at_h5 *from);
+/* Names and checksums of all weights are the identity of a model.            */
+int at_model_identify(struct at_ctx *cx, struct at_h5 *f, char id[33]);
 /* The tokenizer of any of attune's files.                                    */
 int at_model_tokenizer(struct at_ctx *cx, struct at_arena *a, const char *path,
                        struct at_tok **tok);
