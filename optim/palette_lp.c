@@ -7,96 +7,67 @@
  *
  * gives tau from below and prices y >= 0 with y.d = 1.  The farthest point
  * along y bounds tau from above: tau <= max y.v - y.b.  It joins the master,
- * until the two agree.  GLPK is used here only.                              */
+ * until the two agree.  lp_solve is used here only.                              */
 #include "optim/palette_pass.h"
 
-#include <glpk.h>
+#include <lpsolve/lp_lib.h>
 #include <math.h>
-#include <setjmp.h>
 #include <string.h>
 
 enum { PASSES = 2000, STILL = 8 };
 
-/* ---- GLPK ------------------------------------------------------------------ */
-
-/* GLPK's fatal errors call a hook, which leaves by a jump; all its memory must
- * then be given up.                                                          */
-static void on_fatal(void *info)
-{
-    longjmp(*(jmp_buf *)info, 1);
-}
-
-static int silent(void *info, const char *text)
-{
-    (void)info;
-    (void)text;
-    return 1;
-}
+/* ---- lp_solve ---------------------------------------------------------------- */
 
 struct master {
-    glp_prob *lp;
+    lprec *lp;
     size_t m, k;
     const size_t *at;
     size_t n_columns;
 };
 
-/* Rows 1..k: values; row k+1: sum w.  Column 1: tau.                         */
-static void build(struct master *s, const double *b, const double *d)
+/* A column: the values at 1..k, and `one` in the row of sum w. */
+static bool put_column(struct master *s, double cost, const double *v,
+                       double sign, double one)
 {
-    int ind[AT_PALETTE_VALUES + 2];
-    double val[AT_PALETTE_VALUES + 2];
-    s->lp = glp_create_prob();
-    glp_set_obj_dir(s->lp, GLP_MAX);
-    glp_add_rows(s->lp, (int)s->k + 1);
+    int row[AT_PALETTE_VALUES + 2];
+    double x[AT_PALETTE_VALUES + 2];
+    row[0] = 0;
+    x[0] = cost;
     for (size_t i = 0; i < s->k; i++) {
-        glp_set_row_bnds(s->lp, (int)i + 1, GLP_LO, b[s->at[i]], 0);
-        ind[i + 1] = (int)i + 1;
-        val[i + 1] = -d[s->at[i]];
+        row[i + 1] = (int)i + 1;
+        x[i + 1] = sign * v[s->at[i]];
     }
-    glp_set_row_bnds(s->lp, (int)s->k + 1, GLP_FX, 1, 1);
-    glp_add_cols(s->lp, 1);
-    glp_set_col_bnds(s->lp, 1, GLP_FR, 0, 0);
-    glp_set_obj_coef(s->lp, 1, 1);
-    glp_set_mat_col(s->lp, 1, (int)s->k, ind, val);
+    row[s->k + 1] = (int)s->k + 1;
+    x[s->k + 1] = one;
+    return add_columnex(s->lp, (int)s->k + 2, x, row) == TRUE;
 }
 
-static void add_columns(struct master *s, const struct at_pal_points *points)
+/* Rows 1..k: values; row k+1: sum w.  Column 1: tau.                         */
+static bool build(struct master *s, const double *b, const double *d)
 {
-    int ind[AT_PALETTE_VALUES + 2];
-    double val[AT_PALETTE_VALUES + 2];
-    for (; s->n_columns < points->n; s->n_columns++) {
-        const double *v = points->v + s->n_columns * s->m;
-        int j = glp_add_cols(s->lp, 1);
-        glp_set_col_bnds(s->lp, j, GLP_LO, 0, 0);
-        for (size_t i = 0; i < s->k; i++) {
-            ind[i + 1] = (int)i + 1;
-            val[i + 1] = v[s->at[i]];
-        }
-        ind[s->k + 1] = (int)s->k + 1;
-        val[s->k + 1] = 1;
-        glp_set_mat_col(s->lp, j, (int)s->k + 1, ind, val);
+    s->lp = make_lp((int)s->k + 1, 0);
+    if (!s->lp)
+        return false;
+    set_verbose(s->lp, NEUTRAL);
+    set_maxim(s->lp);
+    set_scaling(s->lp, SCALE_NONE);             /* the values are standardised */
+    set_epslevel(s->lp, EPS_TIGHT);
+    set_presolve(s->lp, PRESOLVE_SENSDUALS, 0);
+    for (size_t i = 0; i < s->k; i++) {
+        set_constr_type(s->lp, (int)i + 1, GE);
+        set_rh(s->lp, (int)i + 1, b[s->at[i]]);
     }
+    set_constr_type(s->lp, (int)s->k + 1, EQ);
+    set_rh(s->lp, (int)s->k + 1, 1);
+    return put_column(s, 1, d, -1, 0) && set_unbounded(s->lp, 1) == TRUE;
 }
 
-/* The strictest tolerance may make GLPK cycle on degenerate bases; it then gets
- * a looser one.                                                              */
-static int simplex(glp_prob *lp)
+static bool put_columns(struct master *s, const struct at_pal_points *points)
 {
-    static const double tolerance[] = { 1e-12, 1e-11, 1e-10, 1e-9 };
-    glp_smcp how;
-    int rc = 0;
-    glp_init_smcp(&how);
-    how.msg_lev = GLP_MSG_OFF;
-    how.it_lim = 2000;
-    for (size_t i = 0; i < AT_COUNT(tolerance); i++) {
-        how.tol_bnd = how.tol_dj = tolerance[i];
-        if (i + 1 == AT_COUNT(tolerance))
-            glp_std_basis(lp);
-        rc = glp_simplex(lp, &how);
-        if (rc == 0 && glp_get_status(lp) == GLP_OPT)
-            break;
-    }
-    return rc;
+    for (; s->n_columns < points->n; s->n_columns++)
+        if (!put_column(s, 0, points->v + s->n_columns * s->m, 1, 1))
+            return false;
+    return true;
 }
 
 /* ---- the search -------------------------------------------------------------- */
@@ -104,10 +75,12 @@ static int simplex(glp_prob *lp)
 /* Prices of the master, made exactly what the bound needs: y >= 0, y.d = 1. */
 static bool prices(const struct master *s, const double *d, double *y)
 {
-    double by = 0;
+    double by = 0, *dual;
     memset(y, 0, s->m * sizeof *y);
+    if (!get_ptr_sensitivity_rhs(s->lp, &dual, NULL, NULL))
+        return false;
     for (size_t i = 0; i < s->k; i++) {
-        double v = -glp_get_row_dual(s->lp, (int)i + 1);
+        double v = -dual[i];
         y[s->at[i]] = v > 0 ? v : 0;
         by += y[s->at[i]] * d[s->at[i]];
     }
@@ -167,22 +140,25 @@ static int look(struct at_ctx *cx, struct at_palette *p, const struct master *s,
     return rc;
 }
 
+static const char no_memory[] = "out of memory: the palette's linear program";
+
 static int search(struct at_ctx *cx, struct at_palette *p, struct master *s,
                   const double *b, const double *d, struct at_pal_lp *best)
 {
     double y[AT_PALETTE_VALUES], upper = INFINITY;
     int still = 0;              /* passes that changed nothing               */
     best->gap = INFINITY;
-    build(s, b, d);
+    if (!build(s, b, d))
+        return at_fail(cx, AT_ENOMEM, no_memory);
     for (int i = 0; i < PASSES; i++) {
         int rc;
-        add_columns(s, &p->points);
-        rc = simplex(s->lp);
-        if (rc != 0 || glp_get_status(s->lp) != GLP_OPT)
+        if (!put_columns(s, &p->points))
+            return at_fail(cx, AT_ENOMEM, no_memory);
+        rc = solve(s->lp);
+        if (rc != OPTIMAL)
             return at_fail(cx, AT_EINVAL, "the linear program of the palette "
-                           "has no solution (GLPK: %d, %d)", rc,
-                           glp_get_status(s->lp));
-        best->tau = glp_get_obj_val(s->lp);
+                           "has no solution: %s", get_statustext(s->lp, rc));
+        best->tau = get_objective(s->lp);
         still = fmax(upper - best->tau, 0) < best->gap ? 0 : still + 1;
         best->gap = fmax(upper - best->tau, 0);
         if (best->gap <= 1e-10 * (1 + fabs(best->tau)) || still == STILL)
@@ -202,20 +178,8 @@ int at_pal_reach(struct at_ctx *cx, struct at_palette *p,
                  struct at_pal_lp *best)
 {
     struct master s = { .m = p->m, .k = k, .at = at };
-    jmp_buf fatal;
-    int rc;
-    glp_term_hook(silent, NULL);
-    if (setjmp(fatal)) {
-        glp_error_hook(NULL, NULL);
-        glp_free_env();
-        return at_fail(cx, AT_ENOMEM, "GLPK gave up on the linear program of "
-                       "the palette");
-    }
-    glp_error_hook(on_fatal, &fatal);
-    rc = search(cx, p, &s, b, d, best);
-    glp_error_hook(NULL, NULL);
+    int rc = search(cx, p, &s, b, d, best);
     if (s.lp)
-        glp_delete_prob(s.lp);
-    glp_term_hook(NULL, NULL);
+        delete_lp(s.lp);
     return rc;
 }
