@@ -119,9 +119,9 @@ static int read_rope(struct at_ctx *cx, const char *path,
                             number_or(c, "rotary_pct", f->rotary));
     d->rope_theta = number_or(c, "rope_theta",
                               number_or(c, "rotary_emb_base", d->rope_theta));
-    if (d->rope_local)
+    if (d->rope_local > 0)
         d->rope_local = number_or(c, "rope_local_base_freq", d->rope_local);
-    if (d->rope_local && local)
+    if (d->rope_local > 0 && local)
         d->rope_local = number_or(local, "rope_theta", d->rope_local);
     if (full)
         o = full;
@@ -262,7 +262,7 @@ int at_hf_make_config(struct at_ctx *cx, const struct at_hf_family *f,
         bad |= json_object_set_new(c, k->name, value_of(k, d));
     if (f->rope)
         bad |= json_object_set_new(c, "rope_theta", json_real(d->rope_theta));
-    if (bad || d->scaling || d->rope_local || d->rotary) {
+    if (bad || d->scaling || d->rope_local > 0 || d->rotary) {
         json_decref(c);
         return at_fail(cx, AT_EINVAL, "a config.json for %s cannot be made of "
                        "the model's description", f->model_type);

@@ -116,7 +116,7 @@ static struct at_val *attend(struct at_graph *g, const struct block *b,
 {
     const struct at_decoder *d = b->d;
     const struct at_tokens *in = b->in;
-    double scale = d->attn_scale ? d->attn_scale : 1 / sqrt((double)d->K);
+    double scale = d->attn_scale > 0 ? d->attn_scale : 1 / sqrt((double)d->K);
     size_t window = at_decoder_local(d, b->i) ? d->window : 0;
     if (in->cache_k)
         return at_attention_cached(g, q, k, v, in->cache_k[b->i],
@@ -201,7 +201,7 @@ static struct at_val *embed(struct at_graph *g, const struct at_decoder *d,
     struct at_val *x = at_rows(g, at_weight(g, "embed.weight",
                                             at_shape2(d->V, d->C), init),
                                in->ids);
-    if (d->embed_scale)
+    if (d->embed_scale > 0)
         x = at_scale(g, x, d->embed_scale);
     if (d->pos == AT_POS_LEARNED)
         x = at_add(g, x, at_rows(g, at_weight(g, "pos.weight",
@@ -221,7 +221,7 @@ static bool tables(struct at_graph *g, const struct at_decoder *d,
     if (d->pos != AT_POS_ROPE)
         return true;
     rope[0] = rope[1] = at_state(g, "rope", table.p, shape);
-    if (d->rope_local)
+    if (d->rope_local > 0)
         rope[1] = at_state(g, "rope_local",
                            table.p ? table.p + d->P * d->K : NULL, shape);
     return rope[0] && rope[1];

@@ -69,7 +69,7 @@ static size_t usual_ff(const struct at_decoder *d)
 static int check_rotary(struct at_ctx *cx, const struct at_decoder *d)
 {
     if (d->K % 2 || d->rotary % 2 || d->rotary > d->K ||
-        !(d->rope_theta > 1) || (d->rope_local && !(d->rope_local > 1)))
+        !(d->rope_theta > 1) || (d->rope_local != 0 && !(d->rope_local > 1)))
         return at_fail(cx, AT_EINVAL, "rotary positions need an even head size "
                        "(it is %zu), of which an even part turns (%zu), and a "
                        "theta above 1 (it is %g)", d->K, d->rotary,
@@ -186,7 +186,7 @@ static void fill_table(at_real *t, const struct at_decoder *d, double theta,
 int at_decoder_rope(struct at_ctx *cx, struct at_arena *a,
                     const struct at_decoder *d, const at_real **cs)
 {
-    size_t tables = d->rope_local ? 2 : 1;
+    size_t tables = d->rope_local > 0 ? 2 : 1;
     at_real *t;
     *cs = NULL;
     if (d->pos != AT_POS_ROPE)
@@ -195,7 +195,7 @@ int at_decoder_rope(struct at_ctx *cx, struct at_arena *a,
     if (!t)
         return AT_ENOMEM;
     fill_table(t, d, d->rope_theta, d->scaling);
-    if (d->rope_local)
+    if (d->rope_local > 0)
         fill_table(t + d->P * d->K, d, d->rope_local, AT_SCALING_NONE);
     *cs = t;
     return AT_OK;
