@@ -27,7 +27,8 @@ static hid_t hid_of(enum at_h5_type type)
     case AT_H5_F32: return H5T_IEEE_F32LE;
     case AT_H5_F64: return H5T_IEEE_F64LE;
     case AT_H5_U8: return H5T_STD_U8LE;
-    case AT_H5_U16: return H5T_STD_U16LE;
+    case AT_H5_U16:
+    case AT_H5_BF16: return H5T_STD_U16LE;
     case AT_H5_U32: return H5T_STD_U32LE;
     case AT_H5_I32: return H5T_STD_I32LE;
     case AT_H5_U64: return H5T_STD_U64LE;

@@ -17,7 +17,9 @@
 
 enum at_h5_type {
     AT_H5_F32, AT_H5_F64, AT_H5_U8, AT_H5_U16, AT_H5_U32, AT_H5_I32,
-    AT_H5_U64, AT_H5_I64, AT_H5_TYPES
+    AT_H5_U64, AT_H5_I64,
+    AT_H5_BF16,                 /* in HDF5: the bits, as unsigned 16-bit      */
+    AT_H5_TYPES
 };
 enum { AT_H5_DIMS = 4, AT_H5_NAME = 256, AT_H5_TEXT = 1 << 20 };
 
@@ -45,6 +47,11 @@ int at_h5_create(struct at_ctx *cx, const char *path, const char *kind,
 int at_h5_put(struct at_ctx *cx, struct at_h5 *f, const char *name,
               enum at_h5_type type, size_t n_dims, const size_t *d,
               const void *data);
+/* Float32 values as an array of type AT_H5_F32 or AT_H5_BF16 (rounded to the
+ * nearest, ties to even; what bfloat16 cannot hold is an error).             */
+int at_h5_put_weights(struct at_ctx *cx, struct at_h5 *f, const char *name,
+                      enum at_h5_type type, size_t n_dims, const size_t *d,
+                      const float *x);
 /* Adds n elements to a one-dimensional array of unknown length.  They wait in
  * a file without a name beside `path` until at_h5_commit; at most 8 of these. */
 int at_h5_append(struct at_ctx *cx, struct at_h5 *f, const char *name,
@@ -88,6 +95,9 @@ int at_h5_info(struct at_ctx *cx, struct at_h5 *f, const char *name,
  * failure dst holds anything.                                                */
 int at_h5_get(struct at_ctx *cx, struct at_h5 *f, const char *name,
               enum at_h5_type type, size_t n_dims, const size_t *d, void *dst);
+/* The whole array, of either of those types, as float32.                     */
+int at_h5_get_weights(struct at_ctx *cx, struct at_h5 *f, const char *name,
+                      size_t n_dims, const size_t *d, float *x);
 /* Elements [from, from+n) of an array, counted row by row.  No checksum: verify
  * the array once with at_h5_verify.                                          */
 int at_h5_get_part(struct at_ctx *cx, struct at_h5 *f, const char *name,

@@ -9,6 +9,7 @@ static const struct { const char *name; size_t size; } types[AT_H5_TYPES] = {
     [AT_H5_U8] = { "u8", 1 },   [AT_H5_U16] = { "u16", 2 },
     [AT_H5_U32] = { "u32", 4 }, [AT_H5_I32] = { "i32", 4 },
     [AT_H5_U64] = { "u64", 8 }, [AT_H5_I64] = { "i64", 8 },
+    [AT_H5_BF16] = { "bf16", 2 },
 };
 static const char *const sorts[] = { "int", "real", "text", "array" };
 

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <math.h>
 #include <unistd.h>
 
 struct place { struct at_ctx cx; char dir[64], path[96]; ssize_t n_ids; };
@@ -655,6 +656,43 @@ static void threads_may_read_one_file(void **state)
     at_h5_close(f);
 }
 
+static void bfloat16_is_rounded_and_widened(void **state)
+{
+    const float in[] = { 1, -2.5f, 0, 1.00390625f, 1.01171875f, 3e38f, -1e-40f };
+    const float out[] = { 1, -2.5f, 0, 1, 1.015625f, 0x1.c4p127f, 0 };
+    size_t n = AT_COUNT(in);
+    float x[AT_COUNT(in)];
+    struct at_ctx cx;
+    struct at_h5 *f;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_h5_create(&cx, "half.h5", "model", &f));
+    OK(&cx, at_h5_put_weights(&cx, f, "w", AT_H5_BF16, 1, &n, in));
+    OK(&cx, at_h5_put_weights(&cx, f, "x", AT_H5_F32, 1, &n, in));
+    OK(&cx, at_h5_commit(&cx, f));
+    OK(&cx, at_h5_open(&cx, "half.h5", "model", &f));
+    OK(&cx, at_h5_get_weights(&cx, f, "x", 1, &n, x));
+    assert_memory_equal(x, in, sizeof in);
+    OK(&cx, at_h5_get_weights(&cx, f, "w", 1, &n, x));
+    for (size_t i = 0; i + 1 < n; i++)
+        if (!(fabsf(x[i] - out[i]) <= 0.004f * fabsf(out[i])) ||
+            (i < 5 && x[i] != out[i]))
+            fail_msg("%g became %g, not %g", (double)in[i], (double)x[i],
+                     (double)out[i]);
+    assert_true(fabsf(x[n - 1] - in[n - 1]) < 5e-41f);
+    assert_int_equal(at_h5_get(&cx, f, "w", AT_H5_F32, 1, &n, x), AT_EFORMAT);
+    assert_non_null(strstr(cx.err.msg, "bf16 [7]"));
+    at_h5_close(f);
+    OK(&cx, at_h5_create(&cx, "half.h5", "model", &f));
+    x[0] = 3.4e38f;             /* rounds to infinity                         */
+    assert_int_equal(at_h5_put_weights(&cx, f, "w", AT_H5_BF16, 1, &n, x),
+                     AT_EINVAL);
+    assert_non_null(strstr(cx.err.msg, "too large for bfloat16"));
+    at_h5_close(f);
+    unlink("half.h5");
+    at_ctx_finish(&cx);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -674,6 +712,7 @@ int main(void)
         T(too_much_for_the_disk_is_said_before),
         T(every_failing_allocation_is_survived),
         T(threads_may_read_one_file),
+        cmocka_unit_test(bfloat16_is_rounded_and_widened),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -541,7 +541,8 @@ static const char *make_own(struct nest *t, bool half, float scale)
     OK(&t->cx, at_params_seal(&ps));
     at_params_draw(&ps, 3);
     ((float *)at_param_find(&ps, "embed.weight")->val.data)[5] *= scale;
-    OK(&t->cx, at_model_write(&t->cx, path, &d, NULL, &ps, NULL));
+    OK(&t->cx, at_model_write(&t->cx, path, &d, NULL, &ps, AT_H5_F32,
+                              NULL));
     at_params_finish(&ps);
     return path;
 }

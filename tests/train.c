@@ -667,7 +667,7 @@ static void an_adapter_knows_its_base(void **state)
     assert_true(off < 1e-4 && off > 0);
     assert_true(same);
     OK(&cx, at_model_write(&cx, in_dir("merged.h5"), &in->m->d, in->m->tok,
-                           &in->ps, NULL));
+                           &in->ps, AT_H5_F32, NULL));
     at_infer_close(in);
     /* the base is replaced by another model of the same shape                */
     assert_int_equal(rename(in_dir("base.h5"), in_dir("kept.h5")), 0);
@@ -759,7 +759,7 @@ static int setup(void **state)
                          NULL, NULL));
     OK(&cx, at_infer_open(&cx, in_dir("first"), "cpu", 2, 1, 32, 0, 0, &in));
     OK(&cx, at_model_write(&cx, in_dir("base.h5"), &in->m->d, in->m->tok,
-                           &in->ps, NULL));
+                           &in->ps, AT_H5_F32, NULL));
     at_infer_close(in);
     at_ctx_finish(&cx);
     return 0;

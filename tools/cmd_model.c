@@ -420,24 +420,44 @@ const struct cmd cmd_eval = {
 
 /* ---- merge ---------------------------------------------------------------------------- */
 
+struct merge_args { const char *dtype; };
+
+static const struct opt merge_opts[] = {
+    { "--dtype", OPT_TEXT, offsetof(struct merge_args, dtype), "TYPE",
+      "float32, or bfloat16 for half the size (float32)" },
+};
+
+static int merge_type(struct at_ctx *cx, const char *word, enum at_h5_type *type)
+{
+    *type = word && strcmp(word, "bfloat16") == 0 ? AT_H5_BF16 : AT_H5_F32;
+    if (!word || *type == AT_H5_BF16 || strcmp(word, "float32") == 0)
+        return AT_OK;
+    return at_fail(cx, AT_EINVAL, "--dtype is '%s'; it must be float32 or "
+                   "bfloat16", word);
+}
+
 static int merge(struct at_ctx *cx, const void *args, char *const *pos, int n)
 {
+    const struct merge_args *a = args;
+    enum at_h5_type type;
     struct at_infer *in;
     double largest;
     bool same;
-    int rc = at_infer_open(cx, pos[0], "cpu", 0, 1, 32, 0, 0, &in);
-    (void)args;
+    int rc = merge_type(cx, a->dtype, &type);
     (void)n;
+    if (rc == AT_OK)
+        rc = at_infer_open(cx, pos[0], "cpu", 0, 1, 32, 0, 0, &in);
     if (rc < 0)
         return rc;
     rc = at_infer_merge(cx, in, &largest, &same);
     if (rc == AT_OK)
-        rc = at_model_write(cx, pos[1], &in->m->d, in->m->tok, &in->ps,
+        rc = at_model_write(cx, pos[1], &in->m->d, in->m->tok, &in->ps, type,
                             in->m->base ? in->m->base : in->m->f);
     if (rc == AT_OK)
-        printf("%s: written%s; largest logit difference to the adapted model "
+        printf("%s: written%s%s; largest logit difference to the adapted model "
                "%.2e, likeliest token %s\n", pos[1],
-               in->lora ? ", adapter merged" : "", largest,
+               in->lora ? ", adapter merged" : "",
+               type == AT_H5_BF16 ? ", then rounded to bfloat16" : "", largest,
                same ? "the same" : "NOT the same");
     at_infer_close(in);
     return rc;
@@ -446,7 +466,7 @@ static int merge(struct at_ctx *cx, const void *args, char *const *pos, int n)
 const struct cmd cmd_merge = {
     "merge", "RUN|CHECKPOINT OUT.h5",
     "write a plain model file, with its adapter added to the weights", 2, 2,
-    NULL, 0, 0, NULL, merge
+    merge_opts, AT_COUNT(merge_opts), sizeof(struct merge_args), NULL, merge
 };
 
 /* ---- export --------------------------------------------------------------------------- */

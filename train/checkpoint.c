@@ -236,7 +236,7 @@ int at_checkpoint_write(struct at_job *j, bool is_best)
         rc = put_adapter(j, f);
     if (rc == AT_OK)
         rc = at_model_put(cx, f, &j->d, j->tok, &j->ps,
-                          j->lora ? AT_PUT_TRAINABLE : AT_PUT_ALL);
+                          j->lora ? AT_PUT_TRAINABLE : AT_PUT_ALL, AT_H5_F32);
     if (rc == AT_OK && j->start && !j->lora)
         rc = at_model_put_kept(cx, f, j->start->f);
     if (rc == AT_OK)

@@ -199,7 +199,9 @@ static int copy_param(struct import *im, struct at_h5 *f,
                      "are not finite", im->dir, t->name);
     snprintf(name, sizeof name, "params/%s", param->val.name);
     if (rc == AT_OK)
-        rc = at_h5_put(im->cx, f, name, AT_H5_F32, shape->n, shape->d, im->x);
+        rc = at_h5_put_weights(im->cx, f, name, t->type == AT_ST_BF16 ?
+                               AT_H5_BF16 : AT_H5_F32, shape->n, shape->d,
+                               im->x);
     return rc;
 }
 

@@ -118,7 +118,7 @@ int at_model_import_llama2c(struct at_ctx *cx, const char *weights,
     if (rc == AT_OK)
         rc = fill(cx, weights, bytes, n, &d, &ps);
     if (rc == AT_OK)
-        rc = at_model_write(cx, out, &d, tok, &ps, NULL);
+        rc = at_model_write(cx, out, &d, tok, &ps, AT_H5_F32, NULL);
     at_params_finish(&ps);
     return rc < 0 ? at_note(cx, rc, "importing %s", weights) : AT_OK;
 }

@@ -303,8 +303,8 @@ static int read_from(struct at_ctx *cx, struct at_h5 *f, struct at_params *ps,
         if (snprintf(name, sizeof name, "params/%s", p->val.name) >=
             (int)sizeof name || !at_h5_has(f, name))
             continue;
-        rc = at_h5_get(cx, f, name, AT_H5_F32, p->val.shape.n, p->val.shape.d,
-                       p->val.data);
+        rc = at_h5_get_weights(cx, f, name, p->val.shape.n, p->val.shape.d,
+                               p->val.data);
         if (rc < 0)
             return rc;
         p->loaded = true;
@@ -390,7 +390,7 @@ int at_model_put_kept(struct at_ctx *cx, struct at_h5 *f, struct at_h5 *from)
 
 int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
                  const struct at_tok *tok, const struct at_params *ps,
-                 enum at_which which)
+                 enum at_which which, enum at_h5_type type)
 {
     int rc = at_model_put_head(cx, f, d, tok);
     for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
@@ -400,21 +400,22 @@ int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
             (which == AT_PUT_BASE && at_lora_owns(p->val.name)))
             continue;
         snprintf(name, sizeof name, "params/%s", p->val.name);
-        rc = at_h5_put(cx, f, name, AT_H5_F32, p->val.shape.n, p->val.shape.d,
-                       p->val.data);
+        rc = at_h5_put_weights(cx, f, name, type, p->val.shape.n,
+                               p->val.shape.d, p->val.data);
     }
     return rc;
 }
 
 int at_model_write(struct at_ctx *cx, const char *path,
                    const struct at_decoder *d, const struct at_tok *tok,
-                   const struct at_params *ps, struct at_h5 *from)
+                   const struct at_params *ps, enum at_h5_type type,
+                   struct at_h5 *from)
 {
     struct at_h5 *f;
     int rc = at_h5_create(cx, path, "model", &f);
     if (rc < 0)
         return rc;
-    rc = at_model_put(cx, f, d, tok, ps, AT_PUT_BASE);
+    rc = at_model_put(cx, f, d, tok, ps, AT_PUT_BASE, type);
     if (rc == AT_OK && from)
         rc = at_model_put_kept(cx, f, from);
     if (rc < 0) {

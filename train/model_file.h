@@ -35,10 +35,10 @@ int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
 int at_model_read(struct at_ctx *cx, const struct at_model *m,
                   struct at_params *ps, bool adapter);
 enum at_which { AT_PUT_ALL, AT_PUT_TRAINABLE, AT_PUT_BASE };   /* base: no LoRA */
-/* Description, tokenizer and some of ps's weights.                           */
+/* Description, tokenizer and some of ps's weights, as AT_H5_F32 or AT_H5_BF16. */
 int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
                  const struct at_tok *tok, const struct at_params *ps,
-                 enum at_which which);
+                 enum at_which which, enum at_h5_type type);
 /* Only the first two; tok NULL: without tokenizer.                           */
 int at_model_put_head(struct at_ctx *cx, struct at_h5 *f,
                       const struct at_decoder *d, const struct at_tok *tok);
@@ -46,7 +46,8 @@ int at_model_put_head(struct at_ctx *cx, struct at_h5 *f,
  * along (NULL: nothing).                                                     */
 int at_model_write(struct at_ctx *cx, const char *path,
                    const struct at_decoder *d, const struct at_tok *tok,
-                   const struct at_params *ps, struct at_h5 *from);
+                   const struct at_params *ps, enum at_h5_type type,
+                   struct at_h5 *from);
 /* The files that an import kept, from one model file to another.             */
 int at_model_put_kept(struct at_ctx *cx, struct at_h5 *f, struct at_h5 *from);
 /* Names and checksums of all weights are the identity of a model.            */
