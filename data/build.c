@@ -231,6 +231,9 @@ static int judge(struct build *b)
     const struct at_data_stats *s = b->stats;
     uint64_t docs = s->n_docs[0] + s->n_docs[1], lost = s->cut + s->emptied;
     uint64_t all = docs + s->emptied;
+    if (docs == 0 && s->emptied == 0 && s->bad == 0)
+        return at_fail(b->cx, AT_EINVAL, "there is no sample in the input: it "
+                       "is empty");
     if (docs == 0)
         return at_fail(b->cx, AT_EINVAL, "no document is left: %llu samples "
                        "were emptied, %llu bad",

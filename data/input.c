@@ -205,7 +205,7 @@ static bool find(const struct at_input *in, struct cut *c)
     switch (in->format) {
     case AT_LINES: return cut_line(p, n, in->eof, c);
     case AT_ARRAY: return cut_element(p, n, in->eof, c);
-    case AT_PLAIN: break;
+    case AT_PLAIN: case AT_GUESS: break;
     }
     return cut_plain(p, n, in->eof, in->separator, c);
 }
@@ -282,6 +282,23 @@ static void drop_mark(struct at_input *in)
         in->from = 3;
 }
 
+/* The first two bytes that are no white space say it.                        */
+static enum at_format guess(const struct at_input *in)
+{
+    char head[2] = { 0 };
+    size_t n = 0;
+    for (size_t i = in->from; i < in->to && n < 2; i++)
+        if (!strchr(" \t\r\n", in->buf[i]))
+            head[n++] = in->buf[i];
+    return head[0] == '{' && head[1] == '"' ? AT_LINES :
+           head[0] == '[' && head[1] == '{' ? AT_ARRAY : AT_PLAIN;
+}
+
+enum at_format at_input_format(const struct at_input *in)
+{
+    return in->format;
+}
+
 int at_input_open(struct at_ctx *cx, const char *path, enum at_format format,
                   const char *separator, struct at_input **made)
 {
@@ -316,6 +333,8 @@ int at_input_open(struct at_ctx *cx, const char *path, enum at_format format,
         return rc;
     }
     drop_mark(in);
+    if (in->format == AT_GUESS)
+        in->format = guess(in);
     *made = in;
     return AT_OK;
 }

@@ -10,7 +10,8 @@ enum {
     AT_PIECE = 64 << 10,        /* longer plain texts come in pieces          */
 };
 
-enum at_format { AT_LINES, AT_ARRAY, AT_PLAIN };
+/* AT_GUESS: by its beginning, {" for lines of JSON, [{ for an array.         */
+enum at_format { AT_LINES, AT_ARRAY, AT_PLAIN, AT_GUESS };
 
 struct at_record {
     const char *s;              /* [n], until the next one; NULL: too long    */
@@ -28,6 +29,8 @@ int at_input_open(struct at_ctx *cx, const char *path, enum at_format format,
  * blank records do not come.                                                 */
 int at_input_next(struct at_ctx *cx, struct at_input *in, struct at_record *r,
                   bool *more);
+/* Never AT_GUESS.                                                            */
+enum at_format at_input_format(const struct at_input *in);
 /* Bytes read so far, and their hash, which is the file's after the end.      */
 uint64_t at_input_bytes(const struct at_input *in);
 struct at_hash at_input_hash(const struct at_input *in);

@@ -298,9 +298,13 @@ static bool ends_in(const char *s, const char *tail)
 static int open_input(struct at_ctx *cx, struct at_samples *s)
 {
     const char *path = s->o->inputs[s->at];
-    s->format = ends_in(path, ".jsonl") ? AT_LINES
-                : ends_in(path, ".json") ? AT_ARRAY : AT_PLAIN;
-    return at_input_open(cx, path, s->format, s->o->separator, &s->in);
+    enum at_format format = ends_in(path, ".jsonl") ? AT_LINES
+                            : ends_in(path, ".json") ? AT_ARRAY
+                            : ends_in(path, ".txt") ? AT_PLAIN : AT_GUESS;
+    int rc = at_input_open(cx, path, format, s->o->separator, &s->in);
+    if (rc == AT_OK)
+        s->format = at_input_format(s->in);
+    return rc;
 }
 
 static void close_input(struct at_samples *s)

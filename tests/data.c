@@ -335,6 +335,28 @@ static void arrays_read_as_lines_do(void **state)
     assert_true(build(p, "[]") < 0);
 }
 
+static void other_names_are_guessed_by_their_beginning(void **state)
+{
+    static const struct { const char *text, *template; uint64_t docs; } in[] = {
+        { " \n{\"text\": \"a\"}\n{\"text\": \"b\"}\n", "{text}", 2 },
+        { "[\n {\"text\": \"a\"}]", "{text}", 1 },
+        { "{a} or [b]", NULL, 1 }, { "[b] {\"text\": \"a\"}", NULL, 1 },
+    };
+    struct place *p = *state;
+    for (size_t i = 0; i < AT_COUNT(in); i++) {
+        struct at_data *d;
+        char *first;
+        name_input(p, "part");
+        OK(&p->cx, build(p, in[i].text));
+        d = open_data(p);
+        assert_int_equal(d->n_docs, in[i].docs);
+        first = roles_text(p, d, 0, AT_ROLE_EOS);
+        assert_int_equal(strchr(first, '"') || strchr(first, 'o'),
+                         !in[i].template);
+        at_data_close(d);
+    }
+}
+
 static void separators_end_documents(void **state)
 {
     struct place *p = *state;
@@ -910,6 +932,7 @@ int main(void)
         T(long_samples_are_counted_and_limited),
         T(long_texts_become_several),
         T(arrays_read_as_lines_do),
+        T(other_names_are_guessed_by_their_beginning),
         T(separators_end_documents),
         T(long_plain_text_is_one_document),
         T(splits_do_not_depend_on_the_order),

@@ -241,7 +241,7 @@ static void watch_signals(void)
     sigaction(SIGXFSZ, &a, NULL);       /* a file size limit is an error     */
 }
 
-int cli_main(int argc, char *const *argv)
+static int act(int argc, char *const *argv)
 {
     static struct at_ctx cx;
     const struct cmd *c;
@@ -267,10 +267,18 @@ int cli_main(int argc, char *const *argv)
     rc = run_cmd(&cx, c, argv + 1 + used, argc - 1 - used);
     if (rc < 0)
         fprintf(stderr, "attune: %s\n", cx.err.msg);
-    if (fflush(stdout) != 0 && rc == 0) {
-        fprintf(stderr, "attune: standard output cannot be written\n");
-        rc = AT_EIO;
-    }
     at_ctx_finish(&cx);
     return rc == AT_OK ? 0 : rc == AT_EINVAL ? 2 : 1;
+}
+
+/* What was printed must have arrived: of long output a part fails before the
+ * last flush does.                                                           */
+int cli_main(int argc, char *const *argv)
+{
+    int status = act(argc, argv);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == 0) {
+        fprintf(stderr, "attune: standard output cannot be written\n");
+        status = 1;
+    }
+    return status;
 }

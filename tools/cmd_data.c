@@ -94,11 +94,20 @@ static void print_stats(const char *out, const struct at_data_stats *s)
                (unsigned long long)s->bad, s->first_bad);
 }
 
+/* "-" is standard input.                                                     */
+static const char *const *inputs(struct at_ctx *cx, char *const *pos, int n)
+{
+    const char **name = at_alloc_n(cx, &cx->run, (size_t)n, sizeof *name);
+    for (int i = 0; name && i < n; i++)
+        name[i] = strcmp(pos[i], "-") == 0 ? "/dev/stdin" : pos[i];
+    return name;
+}
+
 static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
 {
     const struct data_args *a = args;
     struct at_data_options o = {
-        .inputs = (const char *const *)pos, .n_inputs = (size_t)n - 1,
+        .inputs = inputs(cx, pos, n), .n_inputs = (size_t)n - 1,
         .out = pos[n - 1], .template = a->template,
         .completion = a->completion, .separator = a->separator,
         .max_length = (size_t)a->max_length, .validation = a->validation,
@@ -109,6 +118,8 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
     struct bar bar = { .start_s = at_now_s() };
     bool show = !a->quiet && isatty(2);
     int rc;
+    if (!o.inputs)
+        return AT_ENOMEM;
     if (!a->tokenizer)
         return at_fail(cx, AT_EINVAL, "--tokenizer FILE is needed: the model "
                        "the dataset is for, or a file by 'attune tokenizer'");
@@ -131,7 +142,8 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
 }
 
 const struct cmd cmd_data = {
-    "data", "INPUT ... OUT.h5", "make a dataset of JSON lines or plain text",
+    "data", "INPUT ... OUT.h5", "make a dataset of JSON lines, JSON arrays or plain text; - is standard "
+    "input",
     2, 4096, data_opts, AT_COUNT(data_opts), sizeof(struct data_args),
     data_defaults, data
 };

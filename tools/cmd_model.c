@@ -226,6 +226,8 @@ static int one_batch(struct at_ctx *cx, struct session *s, size_t first)
         prompts[i] = (struct at_prompt){ s->row[i].ids.id, s->row[i].ids.n,
                                          (uint32_t)(first + i) };
     }
+    if (rc == AT_OK)
+        rc = at_sampling_check(cx, &how);
     if (rc == AT_OK && s->live)
         printf("%s", s->row[0].prompt);
     if (rc == AT_OK)
