@@ -22,7 +22,7 @@ __attribute__((visibility("default")))
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {
-    return "leak:libhdf5";
+    return "leak:libhdf5\nleak:H5FL_\nleak:H5MM_";
 }
 
 static ssize_t open_ids(void)
