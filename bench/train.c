@@ -23,7 +23,7 @@ struct job {
     struct at_graph *g;
     struct at_plan *plan;
     struct at_optim *o;
-    struct at_lora *lora;
+    struct at_adapters adapters;
     const struct at_kernels *k;
     struct at_tokens in;
     struct at_val *target, *weight, *loss;
@@ -40,7 +40,7 @@ static void must(struct at_ctx *cx, int rc)
 static bool only_lora(const void *self, const char *name)
 {
     (void)self;
-    return at_lora_owns(name);
+    return at_adapter_owns(name);
 }
 
 static void matrices(const void *self, const struct at_param *p,
@@ -80,8 +80,9 @@ static void open_job(struct job *j, const char *model, bool lora,
     if (lora) {
         struct at_lora_settings l = { 8, 16, 0, "(q|v|qkv)_proj" };
         j->ps.trains = only_lora;
-        must(cx, at_lora_create(cx, &cx->run, &l, &j->lora));
-        must(cx, at_lora_attach(j->lora, j->g, true));
+        must(cx, at_adapters_add(cx, &cx->run, &at_lora_kind, &l,
+                                 &j->adapters));
+        must(cx, at_adapters_attach(&j->adapters, j->g, true));
     }
     j->in.B = B;
     j->in.ids = at_input(j->g, "ids", AT_I32, at_shape1(N));

@@ -56,7 +56,7 @@ enum { B = 2, T = 24, N = B * T };
 static bool only_lora(const void *self, const char *name)
 {
     (void)self;
-    return at_lora_owns(name);
+    return at_adapter_owns(name);
 }
 
 static void matrices(const void *self, const struct at_param *p,
@@ -72,7 +72,7 @@ struct whole {
     struct at_params ps;
     struct at_graph *g;
     struct at_plan *plan;
-    struct at_lora *lora;
+    struct at_adapters adapters;
     const struct at_kernels *k;
     struct at_val *logits, *loss;
     float *weight;
@@ -124,8 +124,9 @@ static void open_whole(struct whole *w, const char *name,
     if (strcmp(name, "lora") == 0) {
         struct at_lora_settings s = { 4, 8, 0, "(q|v|down)_proj" };
         w->ps.trains = only_lora;
-        OK(&w->cx, at_lora_create(&w->cx, &w->cx.run, &s, &w->lora));
-        OK(&w->cx, at_lora_attach(w->lora, w->g, true));
+        OK(&w->cx, at_adapters_add(&w->cx, &w->cx.run, &at_lora_kind, &s,
+                                   &w->adapters));
+        OK(&w->cx, at_adapters_attach(&w->adapters, w->g, true));
     }
     in.ids = input(w, "ids", AT_I32);
     in.pos = input(w, "pos", AT_I32);
@@ -161,7 +162,7 @@ static void open_whole(struct whole *w, const char *name,
 
 static void close_whole(struct whole *w)
 {
-    at_lora_destroy(w->lora);
+    at_adapters_destroy(&w->adapters);
     at_plan_destroy(w->plan);
     at_params_finish(&w->ps);
     at_ctx_finish(&w->cx);
@@ -260,8 +261,8 @@ static void a_merged_adapter_gives_the_same_logits(void **state)
     d.tied = false;
     open_whole(&w, "lora", &d, "ref");
     r.k = w.k;
-    assert_int_equal(at_lora_sites(w.lora), 6);
-    OK(&w.cx, at_lora_merge(&w.cx, w.lora, &w.ps, w.k));
+    assert_int_equal(w.adapters.a[0]->n_sites, 6);
+    OK(&w.cx, at_adapters_merge(&w.cx, &w.adapters, &w.ps, w.k));
     at_plan_run(w.plan, &r);
     want = find(&w.f, "logits", "");
     off = worst(w.logits->data, want->x, want->n, &size);

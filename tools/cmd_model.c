@@ -458,7 +458,7 @@ static int merge(struct at_ctx *cx, const void *args, char *const *pos, int n)
     if (rc == AT_OK)
         printf("%s: written%s%s; largest logit difference to the adapted model "
                "%.2e, likeliest token %s\n", pos[1],
-               in->lora ? ", adapter merged" : "",
+               in->m->adapters.n ? ", adapter merged" : "",
                type == AT_H5_BF16 ? ", then rounded to bfloat16" : "", largest,
                same ? "the same" : "NOT the same");
     at_infer_close(in);

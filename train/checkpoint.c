@@ -1,4 +1,5 @@
 /* Checkpoints: write, rotate, read, fall back. */
+#include "train/adapter_file.h"
 #include "train/run.h"
 
 #include <dirent.h>
@@ -74,25 +75,14 @@ static int put_recipe(struct at_job *j, struct at_h5 *f)
     return rc;
 }
 
-static int put_adapter(struct at_job *j, struct at_h5 *f)
+static int put_adapters(struct at_job *j, struct at_h5 *f)
 {
     struct at_ctx *cx = j->cx;
     char *real = realpath(at_h5_path(j->start->base ? j->start->base
                                                     : j->start->f), NULL);
-    int rc = at_h5_put_bytes(cx, f, "adapter", "lora", 4);
-    if (rc == AT_OK)
-        rc = at_h5_set_text(cx, f, "base_path", real ? real : "");
-    if (rc == AT_OK)
-        rc = at_h5_set_text(cx, f, "base_id", j->start->base ? j->start->base_id
-                                                             : j->start->id);
-    if (rc == AT_OK)
-        rc = at_h5_set_int(cx, f, "lora_rank", at_recipe_int(j->r, "lora.rank"));
-    if (rc == AT_OK)
-        rc = at_h5_set_real(cx, f, "lora_alpha",
-                            at_recipe_real(j->r, "lora.alpha"));
-    if (rc == AT_OK)
-        rc = at_h5_set_text(cx, f, "lora_targets",
-                            at_recipe_text(j->r, "lora.targets"));
+    int rc = at_adapters_put(cx, f, &j->adapters, real ? real : "",
+                             j->start->base ? j->start->base_id
+                                            : j->start->id);
     free(real);
     return rc;
 }
@@ -232,12 +222,12 @@ int at_checkpoint_write(struct at_job *j, bool is_best)
     rc = put_state(cx, f, &j->s);
     if (rc == AT_OK)
         rc = put_recipe(j, f);
-    if (rc == AT_OK && j->lora)
-        rc = put_adapter(j, f);
+    if (rc == AT_OK && j->adapters.n)
+        rc = put_adapters(j, f);
     if (rc == AT_OK)
         rc = at_model_put(cx, f, &j->d, j->tok, &j->ps,
-                          j->lora ? AT_PUT_TRAINABLE : AT_PUT_ALL, AT_H5_F32);
-    if (rc == AT_OK && j->start && !j->lora)
+                          j->adapters.n ? AT_PUT_TRAINABLE : AT_PUT_ALL, AT_H5_F32);
+    if (rc == AT_OK && j->start && !j->adapters.n)
         rc = at_model_put_kept(cx, f, j->start->f);
     if (rc == AT_OK)
         rc = put_moments(j, f);
@@ -271,7 +261,7 @@ static int read_one(struct at_job *j, uint64_t step)
         rc = at_h5_open(cx, path, "checkpoint", &m.f);
     if (rc < 0)
         return rc;
-    if (j->lora)
+    if (j->adapters.n)
         m.base = j->start->base ? j->start->base : j->start->f;
     rc = get_state(cx, m.f, &j->s);
     if (rc == AT_OK)

@@ -69,7 +69,7 @@ static int list_tensors(struct export *e)
     for (size_t i = 0; i < ps->n; i++) {
         struct out *o = &e->out[e->n];
         int rc;
-        if (at_lora_owns(ps->p[i]->val.name))
+        if (at_adapter_owns(ps->p[i]->val.name))
             continue;
         rc = place_of(e, ps->p[i], &o->place);
         if (rc < 0)
@@ -125,7 +125,7 @@ static int put_tensor(struct export *e, struct at_st_writer *w,
     int rc = at_grow(e->cx, &e->x, &e->cap, n, sizeof *e->x);
     for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
         struct at_hf_place p;
-        if (at_lora_owns(ps->p[i]->val.name))
+        if (at_adapter_owns(ps->p[i]->val.name))
             continue;
         rc = place_of(e, ps->p[i], &p);
         if (rc < 0 || strcmp(p.name, o->t.name) != 0)
@@ -304,7 +304,7 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
     if (rc < 0)
         return rc;
     e.in = in;
-    if (in->lora && !o->merge)
+    if (in->m->adapters.n && !o->merge)
         rc = at_fail(cx, AT_EINVAL, "%s is an adapter: add --merge, or export "
                      "it by itself with --format peft", path);
     if (rc == AT_OK)
@@ -315,7 +315,7 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
         rc = at_infer_merge(cx, in, &said->largest, &said->same_token);
     if (rc == AT_OK)
         rc = at_hf_make_dir(cx, dir, write_folder, &e);
-    said->merged = in->lora != NULL;
+    said->merged = in->m->adapters.n > 0;
     at_infer_close(in);
     at_free(e.x);
     return rc < 0 ? at_note(cx, rc, "exporting %s", path) : AT_OK;

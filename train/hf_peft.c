@@ -1,4 +1,6 @@
 /* Adapters in PEFT's files: adapter_config.json, adapter_model.safetensors. */
+#include "train/adapter_file.h"
+#include "train/adapters/lora.h"
 #include "train/hf_folder.h"
 #include "train/hf_table.h"
 #include "train/infer.h"
@@ -68,7 +70,7 @@ static const struct at_param *half(const struct peft *e, const struct site *s,
 static int list_sites(struct peft *e)
 {
     const struct at_params *ps = &e->in->ps;
-    size_t R = e->in->m->lora.rank;
+    size_t R = at_lora_of(&e->in->m->adapters)->rank;
     e->site = at_alloc_n(e->cx, &e->cx->run, ps->n, sizeof *e->site);
     e->t = at_alloc_n(e->cx, &e->cx->run, ps->n, sizeof *e->t);
     if (!e->site || !e->t)
@@ -99,7 +101,7 @@ static int list_sites(struct peft *e)
 
 static int put_b(struct peft *e, struct at_st_writer *w, const struct site *s)
 {
-    size_t R = e->in->m->lora.rank;
+    size_t R = at_lora_of(&e->in->m->adapters)->rank;
     const float *b = half(e, s, 'b')->val.data;
     float *x = at_alloc_n(e->cx, &e->cx->scratch, s->out * R, sizeof *x);
     int rc = x ? AT_OK : AT_ENOMEM;
@@ -123,7 +125,7 @@ static int write_tensors(struct peft *e, const char *dir)
         return rc;
     for (size_t i = 0; i < e->n && rc == AT_OK; i++) {
         rc = at_st_put(e->cx, w, half(e, &e->site[i], 'a')->val.data,
-                       e->in->m->lora.rank * e->site[i].in);
+                       at_lora_of(&e->in->m->adapters)->rank * e->site[i].in);
         if (rc == AT_OK)
             rc = put_b(e, w, &e->site[i]);
     }
@@ -169,7 +171,7 @@ static json_t *targets(const struct peft *e)
 
 static int write_config(struct peft *e, const char *dir)
 {
-    const struct at_lora_settings *s = &e->in->m->lora;
+    const struct at_lora_settings *s = at_lora_of(&e->in->m->adapters);
     json_t *config, *base;
     const char *name;
     int rc = at_hf_kept_json(e->cx, e->in->m->base, "config.json", &base);
@@ -213,7 +215,7 @@ int at_hf_export_peft(struct at_ctx *cx, const char *path, const char *dir,
     if (rc < 0)
         return rc;
     e.in = in;
-    if (!in->lora)
+    if (!at_lora_of(&in->m->adapters))
         rc = at_fail(cx, AT_EINVAL, "%s is no adapter: export it with --format "
                      "hf", path);
     if (rc == AT_OK)
@@ -391,23 +393,20 @@ static int name_unused(struct adapter *ad)
 static int put_facts(struct adapter *ad, struct at_h5 *f)
 {
     struct at_ctx *cx = ad->cx;
+    struct at_adapters list = { 0 };
+    struct at_lora_settings s = { .rank = ad->rank, .alpha = ad->alpha };
     char *real = realpath(ad->base->path, NULL);
     int rc = at_model_put_head(cx, f, &ad->base->d, ad->base->tok);
     at_text_addf(&ad->targets, ")$");
     if (rc == AT_OK)
         rc = at_text_ok(cx, &ad->targets);
+    s.targets = ad->targets.s;
     if (rc == AT_OK)
-        rc = at_h5_put_bytes(cx, f, "adapter", "lora", 4);
+        rc = at_adapters_add(cx, &cx->run, &at_lora_kind, &s, &list);
     if (rc == AT_OK)
-        rc = at_h5_set_text(cx, f, "base_path", real ? real : ad->base->path);
-    if (rc == AT_OK)
-        rc = at_h5_set_text(cx, f, "base_id", ad->base->id);
-    if (rc == AT_OK)
-        rc = at_h5_set_int(cx, f, "lora_rank", (int64_t)ad->rank);
-    if (rc == AT_OK)
-        rc = at_h5_set_real(cx, f, "lora_alpha", ad->alpha);
-    if (rc == AT_OK)
-        rc = at_h5_set_text(cx, f, "lora_targets", ad->targets.s);
+        rc = at_adapters_put(cx, f, &list, real ? real : ad->base->path,
+                             ad->base->id);
+    at_adapters_destroy(&list);
     free(real);
     return rc;
 }

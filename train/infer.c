@@ -4,12 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-static int attach(void *self, struct at_graph *g)
-{
-    struct at_infer *in = self;
-    return in->lora ? at_lora_attach(in->lora, g, false) : AT_OK;
-}
-
 static size_t at_most(size_t n, size_t most)
 {
     return n < most ? n : most;
@@ -20,16 +14,15 @@ static int build(struct at_ctx *cx, struct at_infer *in, size_t rows,
 {
     const struct at_decoder *d = &in->m->d;
     int rc = AT_OK;
-    if (in->m->lora.rank)
-        rc = at_lora_create(cx, &cx->run, &in->m->lora, &in->lora);
-    if (rc == AT_OK && rows)
-        rc = at_generator_create(cx, &cx->run, d, &in->ps, in->k, attach, in,
+    if (rows)
+        rc = at_generator_create(cx, &cx->run, d, &in->ps, in->k,
+                                 at_adapters_attach_quietly, &in->m->adapters,
                                  rows, at_most(T_max, d->P), &in->gen);
     if (rc == AT_OK && eval_rows) {
         struct at_step_settings s = { .rows = eval_rows, .accumulate = 1,
                                       .length = at_most(length, d->P) };
-        rc = at_step_create(cx, &cx->run, d, &in->ps, in->k, in->lora, &s,
-                            &in->st);
+        rc = at_step_create(cx, &cx->run, d, &in->ps, in->k,
+                            &in->m->adapters, &s, &in->st);
     }
     return rc;
 }
@@ -76,7 +69,6 @@ void at_infer_close(struct at_infer *in)
     at_step_destroy(in->st);
     at_generator_destroy(in->gen);
     at_params_finish(&in->ps);
-    at_lora_destroy(in->lora);
     at_model_close(in->m);
     *in = (struct at_infer){ 0 };
 }
@@ -145,14 +137,14 @@ int at_infer_merge(struct at_ctx *cx, struct at_infer *in, double *largest,
     *same_token = true;
     if (!before)
         return AT_ENOMEM;
-    if (!in->lora)
+    if (!in->m->adapters.n)
         return AT_OK;
     for (size_t i = 0; i < AT_COUNT(ids); i++)
         ids[i] = (int32_t)((i * 2654435761u) % V);
     rc = at_generator_logits(in->gen, ids, AT_COUNT(ids), &logits);
     if (rc == AT_OK) {
         memcpy(before, logits, V * sizeof *before);
-        rc = at_lora_merge(cx, in->lora, &in->ps, in->k);
+        rc = at_adapters_merge(cx, &in->m->adapters, &in->ps, in->k);
     }
     if (rc == AT_OK)
         rc = at_generator_logits(in->gen, ids, AT_COUNT(ids), &logits);

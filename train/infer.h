@@ -10,7 +10,6 @@ struct at_infer {
     struct at_model *m;
     const struct at_kernels *k;
     struct at_params ps;
-    struct at_lora *lora;
     struct at_generator *gen;   /* rows > 0                                   */
     struct at_step *st;         /* length > 0: evaluation in rows of `length` */
     struct at_tok_coder *coder;

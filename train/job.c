@@ -1,4 +1,5 @@
 /* A job: everything a recipe names, opened, built and sized. */
+#include "train/adapter_file.h"
 #include "train/run.h"
 
 #include <math.h>
@@ -82,10 +83,6 @@ static int open_model(struct at_job *j)
     rc = at_model_need_tokenizer(j->cx, j->start);
     if (rc < 0)
         return rc;
-    if (j->start->lora.rank && !at_recipe_int(j->r, "lora.rank"))
-        return at_fail(j->cx, AT_EINVAL, "%s is an adapter: merge it first "
-                       "('attune merge'), or train an adapter (lora.rank)",
-                       j->start->path);
     return AT_OK;
 }
 
@@ -191,29 +188,37 @@ static int open_loaders(struct at_job *j)
 
 /* ---- what is trained --------------------------------------------------------- */
 
-static int open_lora(struct at_job *j)
+static int open_adapters(struct at_job *j)
 {
-    struct at_lora_settings s = {
-        .rank = size_of(j, "lora.rank"),
-        .alpha = at_recipe_real(j->r, "lora.alpha"),
-        .dropout = at_recipe_real(j->r, "lora.dropout"),
-        .targets = at_recipe_text(j->r, "lora.targets"),
-    };
-    if (s.rank == 0)
-        return AT_OK;
-    act_on(j, "lora.rank");
-    if (!j->start)
-        return at_fail(j->cx, AT_EINVAL, "lora.rank is set, but there is no "
-                       "model to adapt: give model.path");
-    if (j->start->lora.rank && (j->start->lora.rank != s.rank ||
-                                j->start->lora.alpha != s.alpha ||
-                                strcmp(j->start->lora.targets, s.targets)))
-        return at_fail(j->cx, AT_EINVAL, "%s is an adapter of rank %zu, alpha "
-                       "%g, targets '%s': the recipe must say the same",
-                       j->start->path, j->start->lora.rank,
-                       j->start->lora.alpha, j->start->lora.targets);
-    act_on(j, "lora.targets");
-    return at_lora_create(j->cx, &j->cx->run, &s, &j->lora);
+    int rc = at_adapters_from_recipe(j->cx, &j->cx->run, j->r, &j->adapters);
+    if (rc < 0)
+        return rc;
+    if (j->adapters.n && !j->start) {
+        const char *key = j->adapters.a[0]->kind->settings->key;
+        act_on(j, key);
+        return at_fail(j->cx, AT_EINVAL, "%s is set, but there is no model to "
+                       "adapt: give model.path", key);
+    }
+    act_on(j, "model.path");
+    return j->start ? at_adapters_match(j->cx, &j->adapters,
+                                        &j->start->adapters, j->start->path)
+                    : AT_OK;
+}
+
+/* An adapter that sits nowhere was asked for in vain.                        */
+static int check_sites(struct at_job *j)
+{
+    for (size_t i = 0; i < j->adapters.n; i++) {
+        const char *key = j->adapters.a[i]->kind->targets;
+        act_on(j, key);
+        if (j->adapters.a[i]->n_sites == 0)
+            return at_fail(j->cx, AT_EINVAL, "%s '%s' fits no site of the "
+                           "model; its sites are such as blocks.0.attn.%s and "
+                           "blocks.0.mlp.up_proj", key,
+                           at_recipe_text(j->r, key),
+                           j->d.qkv_fused ? "qkv_proj" : "q_proj");
+    }
+    return AT_OK;
 }
 
 /* ---- graph, optimizer, schedule ------------------------------------------------ */
@@ -235,22 +240,11 @@ static int build(struct at_job *j)
     at_params_init(&j->ps, j->cx, &j->cx->run);
     j->ps.trains = at_rules_train;
     j->ps.trains_self = j->rules;
-    rc = at_step_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k, j->lora, &s,
-                        &j->st);
-    act_on(j, "lora.targets");
-    if (j->lora && at_lora_sites(j->lora) == 0)     /* the better message     */
-        return at_fail(j->cx, AT_EINVAL, "lora.targets '%s' fits no site of the "
-                       "model; its sites are such as blocks.0.attn.%s and "
-                       "blocks.0.mlp.up_proj",
-                       at_recipe_text(j->r, "lora.targets"),
-                       j->d.qkv_fused ? "qkv_proj" : "q_proj");
+    rc = at_step_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k, &j->adapters,
+                        &s, &j->st);
+    if (check_sites(j) < 0)         /* the better message                     */
+        return j->cx->err.code;
     return rc == AT_OK ? at_rules_check(j->cx, j->rules, &j->ps) : rc;
-}
-
-static int attach_lora(void *self, struct at_graph *g)
-{
-    struct at_job *j = self;
-    return j->lora ? at_lora_attach(j->lora, g, false) : AT_OK;
 }
 
 static int build_samples(struct at_job *j)
@@ -264,7 +258,8 @@ static int build_samples(struct at_job *j)
     rc = at_tok_coder_create(j->cx, j->tok, &j->coder);
     if (rc == AT_OK)
         rc = at_generator_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k,
-                                 attach_lora, j, 1, room, &j->gen);
+                                 at_adapters_attach_quietly, &j->adapters, 1,
+                                 room, &j->gen);
     if (rc == AT_OK)
         j->memory[AT_MEM_SAMPLES] = at_generator_bytes(j->gen);
     return rc;
@@ -323,7 +318,7 @@ static void size_up(struct at_job *j)
     size_t arrays = 0;
     for (size_t i = 0; i < j->ps.n; i++)
         arrays += j->ps.p[i]->trainable ? 1 + (size_t)impl->n_state
-                                        : j->lora == NULL;
+                                        : j->adapters.n == 0;
     j->memory[AT_MEM_FILES] = FILES_BYTES + arrays * ARRAY_BYTES;
     j->memory[AT_MEM_FROZEN] = j->ps.n_fixed * sizeof(at_real);
     j->memory[AT_MEM_TRAINED] = j->memory[AT_MEM_GRADS] = trained;
@@ -361,9 +356,9 @@ int at_job_open(struct at_ctx *cx, struct at_recipe *r, struct at_job **made)
     if (rc == AT_OK)
         rc = open_data(j);
     if (rc == AT_OK)
-        rc = at_rules_create(cx, &cx->run, r, &j->rules);
+        rc = open_adapters(j);
     if (rc == AT_OK)
-        rc = open_lora(j);
+        rc = at_rules_create(cx, &cx->run, r, j->adapters.n > 0, &j->rules);
     if (rc == AT_OK)
         rc = build(j);
     if (rc == AT_OK)
@@ -415,7 +410,7 @@ int at_job_start(struct at_job *j)
     if (rc == AT_OK)
         rc = at_params_seal(&j->ps);
     if (rc == AT_OK && j->start)
-        rc = at_model_read(cx, j->start, &j->ps, j->start->lora.rank > 0);
+        rc = at_model_read(cx, j->start, &j->ps, j->start->adapters.n > 0);
     if (rc == AT_OK)
         at_params_draw(&j->ps, (uint64_t)at_recipe_int(j->r, "seed"));
     if (rc == AT_OK)
@@ -441,7 +436,7 @@ void at_job_close(struct at_job *j)
     at_optim_destroy(j->o);
     at_step_destroy(j->st);
     at_params_finish(&j->ps);
-    at_lora_destroy(j->lora);
+    at_adapters_destroy(&j->adapters);
     at_rules_destroy(j->rules);
     if (j->validation != j->data)
         at_data_close(j->validation);

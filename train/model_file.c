@@ -1,6 +1,8 @@
 /* Reading and writing models. */
 #include "train/model_file.h"
 
+#include "train/adapter_file.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -220,24 +222,16 @@ static const char *resolve(struct at_ctx *cx, struct at_arena *a,
 static int open_base(struct at_ctx *cx, struct at_arena *a, struct at_model *m)
 {
     const char *base, *id;
-    int64_t rank;
     int rc = at_h5_get_text(cx, m->f, "base_path", a, &base);
     if (rc == AT_OK)
         rc = at_h5_get_text(cx, m->f, "base_id", a, &id);
     if (rc == AT_OK)
-        rc = at_h5_get_int(cx, m->f, "lora_rank", &rank);
-    if (rc == AT_OK)
-        rc = at_h5_get_real(cx, m->f, "lora_alpha", &m->lora.alpha);
-    if (rc == AT_OK)
-        rc = at_h5_get_text(cx, m->f, "lora_targets", a, &m->lora.targets);
-    if (rc == AT_OK && (rank < 1 || rank > 65536))
-        rc = at_fail(cx, AT_EFORMAT, "%s: lora_rank is out of range", m->path);
+        rc = at_adapters_get(cx, a, m->f, &m->adapters);
     if (rc == AT_OK)
         rc = at_h5_open(cx, base, NULL, &m->base);
     if (rc < 0)
         return at_note(cx, rc, "opening the model that the adapter %s belongs "
                        "to", m->path);
-    m->lora.rank = (size_t)rank;
     rc = at_model_identify(cx, m->base, m->base_id);
     if (rc == AT_OK && strcmp(m->base_id, id) != 0)
         rc = at_fail(cx, AT_EFORMAT, "%s: is an adapter of another model than "
@@ -286,6 +280,7 @@ void at_model_close(struct at_model *m)
 {
     if (!m)
         return;
+    at_adapters_destroy(&m->adapters);
     at_h5_close(m->f);
     at_h5_close(m->base);
     m->f = m->base = NULL;
@@ -346,7 +341,7 @@ int at_model_read(struct at_ctx *cx, const struct at_model *m,
     }
     for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
         const char *name = ps->p[i]->val.name;
-        if (!ps->p[i]->loaded && !(at_lora_owns(name) && !adapter))
+        if (!ps->p[i]->loaded && !(at_adapter_owns(name) && !adapter))
             rc = at_fail(cx, AT_EFORMAT, "%s: has no weights for '%s'",
                          m->path, name);
     }
@@ -397,7 +392,7 @@ int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
         const struct at_param *p = ps->p[i];
         char name[AT_H5_NAME];
         if ((which == AT_PUT_TRAINABLE && !p->trainable) ||
-            (which == AT_PUT_BASE && at_lora_owns(p->val.name)))
+            (which == AT_PUT_BASE && at_adapter_owns(p->val.name)))
             continue;
         snprintf(name, sizeof name, "params/%s", p->val.name);
         rc = at_h5_put_weights(cx, f, name, type, p->val.shape.n,

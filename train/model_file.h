@@ -7,7 +7,7 @@
 
 #include "data/h5.h"
 #include "data/tokenizer.h"
-#include "train/adapters/lora.h"
+#include "train/adapters/adapter.h"
 #include "train/models/model.h"
 
 struct at_model {               /* opened, its weights not read yet           */
@@ -15,7 +15,7 @@ struct at_model {               /* opened, its weights not read yet           */
     struct at_h5 *f, *base;     /* base: of an adapter; else NULL             */
     struct at_decoder d;
     struct at_tok *tok;         /* NULL: imported without one                 */
-    struct at_lora_settings lora;   /* rank 0: not an adapter                 */
+    struct at_adapters adapters;    /* n 0: not an adapter                    */
     char id[33], base_id[33];   /* identity of the weights in f and in base   */
 };
 
@@ -34,7 +34,7 @@ int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
  * adapter false: only m's base counts, adapter params stay as they are.      */
 int at_model_read(struct at_ctx *cx, const struct at_model *m,
                   struct at_params *ps, bool adapter);
-enum at_which { AT_PUT_ALL, AT_PUT_TRAINABLE, AT_PUT_BASE };   /* base: no LoRA */
+enum at_which { AT_PUT_ALL, AT_PUT_TRAINABLE, AT_PUT_BASE };   /* base: no adapters */
 /* Description, tokenizer and some of ps's weights, as AT_H5_F32 or AT_H5_BF16. */
 int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
                  const struct at_tok *tok, const struct at_params *ps,

@@ -1,7 +1,7 @@
 /* Patterns over parameter names. */
 #include "train/rules.h"
 
-#include "train/adapters/lora.h"
+#include "train/adapters/adapter.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -49,14 +49,15 @@ static int open_scale(struct at_ctx *cx, const char *text, struct scale *s)
 }
 
 int at_rules_create(struct at_ctx *cx, struct at_arena *arena,
-                    const struct at_recipe *r, struct at_rules **made)
+                    const struct at_recipe *r, bool adapter,
+                    struct at_rules **made)
 {
     struct at_rules *u = at_alloc(cx, arena, sizeof *u);
     int rc;
     if (!u)
         return AT_ENOMEM;
     *made = u;
-    u->adapter = at_recipe_int(r, "lora.rank") > 0;
+    u->adapter = adapter;
     rc = open_pattern(cx, r, "freeze", &u->freeze);
     if (rc == AT_OK)
         rc = open_pattern(cx, r, "train_only", &u->only);
@@ -88,9 +89,9 @@ void at_rules_destroy(struct at_rules *u)
 bool at_rules_train(const void *self, const char *name)
 {
     const struct at_rules *u = self;
-    bool yes = !u->adapter || at_lora_owns(name);
+    bool yes = !u->adapter || at_adapter_owns(name);
     if (u->only)
-        yes = at_pattern_finds(u->only, name) || at_lora_owns(name);
+        yes = at_pattern_finds(u->only, name) || at_adapter_owns(name);
     if (u->freeze && at_pattern_finds(u->freeze, name))
         yes = false;
     return yes;

@@ -45,7 +45,7 @@ struct at_job {
     struct at_data *data, *validation;  /* the same when there is one file    */
     struct at_params ps;
     struct at_rules *rules;
-    struct at_lora *lora;
+    struct at_adapters adapters;
     struct at_step *st;
     struct at_optim *o;
     struct at_optim_settings optim;

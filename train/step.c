@@ -5,8 +5,8 @@
 #include <string.h>
 
 static int build(struct at_step *st, struct at_arena *arena,
-                 struct at_lora *lora, const at_real *rope, bool train,
-                 struct at_step_io *io)
+                 const struct at_adapters *adapters, const at_real *rope,
+                 bool train, struct at_step_io *io)
 {
     const struct at_step_settings *s = &st->set;
     struct at_decoder_options o = { train ? s->dropout : 0,
@@ -16,8 +16,8 @@ static int build(struct at_step *st, struct at_arena *arena,
     struct at_graph *g;
     struct at_val *roots[2];
     int rc = at_graph_create(st->cx, arena, st->ps, st->k, &g);
-    if (rc == AT_OK && lora)
-        rc = at_lora_attach(lora, g, train);
+    if (rc == AT_OK && adapters)
+        rc = at_adapters_attach(adapters, g, train);
     if (rc < 0)
         return rc;
     in.ids = io->ids = at_input(g, "ids", AT_I32, N);
@@ -54,7 +54,8 @@ static int all_touched(struct at_step *st)
 
 int at_step_create(struct at_ctx *cx, struct at_arena *arena,
                    const struct at_decoder *d, struct at_params *ps,
-                   const struct at_kernels *k, struct at_lora *lora,
+                   const struct at_kernels *k,
+                   const struct at_adapters *adapters,
                    const struct at_step_settings *s, struct at_step **made)
 {
     struct at_step *st = at_alloc(cx, arena, sizeof *st);
@@ -72,7 +73,7 @@ int at_step_create(struct at_ctx *cx, struct at_arena *arena,
                        "text is %zu tokens", s->length, d->P);
     rc = at_decoder_rope(cx, arena, d, &rope);
     if (rc == AT_OK && s->train) {
-        rc = build(st, arena, lora, rope, true, &st->train);
+        rc = build(st, arena, adapters, rope, true, &st->train);
         if (rc == AT_OK)
             rc = all_touched(st);
         if (rc < 0)
@@ -80,7 +81,7 @@ int at_step_create(struct at_ctx *cx, struct at_arena *arena,
         st->region_bytes = st->train.plan->region_bytes;
     }
     if (rc == AT_OK)
-        rc = build(st, arena, lora, rope, false, &st->eval);
+        rc = build(st, arena, adapters, rope, false, &st->eval);
     if (rc < 0)
         return at_note(cx, rc, "building the evaluation graph");
     if (st->eval.plan->region_bytes > st->region_bytes)

@@ -9,7 +9,7 @@
 
 #include "data/data.h"
 #include "optim/optim.h"
-#include "train/adapters/lora.h"
+#include "train/adapters/adapter.h"
 #include "train/models/model.h"
 
 struct at_step_settings {
@@ -48,10 +48,11 @@ struct at_step_result {
 };
 
 /* Builds both graphs (params are declared by it) and sizes their region;
- * lora may be NULL.                                                          */
+ * adapters may be NULL.                                                          */
 int at_step_create(struct at_ctx *cx, struct at_arena *arena,
                    const struct at_decoder *d, struct at_params *ps,
-                   const struct at_kernels *k, struct at_lora *lora,
+                   const struct at_kernels *k,
+                   const struct at_adapters *adapters,
                    const struct at_step_settings *s, struct at_step **st);
 /* Takes the region; after at_params_seal.                                    */
 int at_step_start(struct at_step *st);

@@ -4,21 +4,21 @@
 #include <math.h>
 #include <string.h>
 
-struct at_lora {
-    struct at_lora_settings set;
+struct lora {
+    struct at_adapter base;
     struct at_pattern *targets;
-    size_t n_sites;
 };
 
 /* A guest in one graph. */
-struct visit { struct at_lora *l; bool train; };
+struct visit { struct lora *l; bool train; };
 
 static const char tail_a[] = ".lora_a.weight", tail_b[] = ".lora_b.weight";
 
-int at_lora_create(struct at_ctx *cx, struct at_arena *arena,
-                   const struct at_lora_settings *s, struct at_lora **made)
+static int create(struct at_ctx *cx, struct at_arena *arena,
+                  const void *settings, struct at_adapter **made)
 {
-    struct at_lora *l;
+    const struct at_lora_settings *s = settings;
+    struct lora *l;
     int rc;
     if (s->rank < 1 || s->rank > 65536)
         return at_fail(cx, AT_EINVAL, "lora.rank is %zu; it must be between 1 "
@@ -26,18 +26,16 @@ int at_lora_create(struct at_ctx *cx, struct at_arena *arena,
     l = at_alloc(cx, arena, sizeof *l);
     if (!l)
         return AT_ENOMEM;
-    l->set = *s;
     rc = at_pattern_create(cx, s->targets, &l->targets);
     if (rc < 0)
         return at_note(cx, rc, "reading lora.targets");
-    *made = l;
+    *made = &l->base;
     return AT_OK;
 }
 
-void at_lora_destroy(struct at_lora *l)
+static void destroy(struct at_adapter *a)
 {
-    if (!l)
-        return;
+    struct lora *l = (struct lora *)a;
     at_pattern_destroy(l->targets);
     l->targets = NULL;
 }
@@ -56,7 +54,7 @@ static struct at_val *around(struct at_graph *g, void *self, const char *site,
                              at_fn *f, const void *f_self, struct at_val *x)
 {
     const struct visit *v = self;
-    const struct at_lora_settings *s = &v->l->set;
+    const struct at_lora_settings *s = v->l->base.settings;
     const char *an = at_sprintf(g->cx, g->arena, "%s%s", site, tail_a);
     const char *bn = at_sprintf(g->cx, g->arena, "%s%s", site, tail_b);
     struct at_val *y = f(g, f_self, x), *a, *b, *h;
@@ -69,48 +67,38 @@ static struct at_val *around(struct at_graph *g, void *self, const char *site,
                   (struct at_init){ AT_INIT_UNIFORM, 1 / sqrt((double)in) });
     b = at_weight(g, bn, at_shape2(out, s->rank), (struct at_init){ 0 });
     h = at_linear(g, at_dropout(g, x, v->train ? s->dropout : 0), a, NULL, 1);
-    v->l->n_sites++;
+    v->l->base.n_sites++;
     return at_linear_add(g, y, h, b, s->alpha / (double)s->rank);
 }
 
-int at_lora_attach(struct at_lora *l, struct at_graph *g, bool train)
+static int attach(struct at_adapter *a, struct at_graph *g, bool train)
 {
     struct at_guest *guest = at_alloc(g->cx, g->arena, sizeof *guest);
     struct visit *v = at_alloc(g->cx, g->arena, sizeof *v);
     if (!guest || !v)
         return AT_ENOMEM;
-    *v = (struct visit){ l, train };
+    *v = (struct visit){ (struct lora *)a, train };
     *guest = (struct at_guest){ wants, around, v, g->guests };
     g->guests = guest;
-    l->n_sites = 0;
     return AT_OK;
 }
 
-static bool ends(const char *name, const char *tail)
+static bool owns(const char *name)
 {
-    size_t n = strlen(name), t = strlen(tail);
-    return n > t && strcmp(name + n - t, tail) == 0;
+    return at_adapter_ends(name, tail_a) || at_adapter_ends(name, tail_b);
 }
 
-bool at_lora_owns(const char *name)
+/* W += alpha/R B A at every site; B becomes zero. */
+static int merge(struct at_ctx *cx, const struct at_adapter *adapter,
+                 struct at_params *ps, const struct at_kernels *k)
 {
-    return ends(name, tail_a) || ends(name, tail_b);
-}
-
-size_t at_lora_sites(const struct at_lora *l)
-{
-    return l->n_sites;
-}
-
-int at_lora_merge(struct at_ctx *cx, const struct at_lora *l,
-                  struct at_params *ps, const struct at_kernels *k)
-{
+    const struct at_lora_settings *s = adapter->settings;
     for (size_t i = 0; i < ps->n; i++) {
         const char *name = ps->p[i]->val.name;
         struct at_param *a = ps->p[i], *b, *w;
         size_t site = strlen(name) - strlen(tail_a);
         char other[512];
-        if (!ends(name, tail_a) || site + sizeof tail_b > sizeof other)
+        if (!at_adapter_ends(name, tail_a) || site + sizeof tail_b > sizeof other)
             continue;
         snprintf(other, sizeof other, "%.*s%s", (int)site, name, tail_b);
         b = at_param_find(ps, other);
@@ -122,8 +110,30 @@ int at_lora_merge(struct at_ctx *cx, const struct at_lora *l,
         /* w [out,in] += s b [out,R] a [R,in] */
         k->gemm(AT_NN, w->val.data, b->val.data, a->val.data,
                 b->val.shape.d[0], a->val.shape.d[1], a->val.shape.d[0],
-                (at_real)(l->set.alpha / (double)l->set.rank), 1);
+                (at_real)(s->alpha / (double)s->rank), 1);
         memset(b->val.data, 0, at_shape_count(&b->val.shape) * sizeof(at_real));
     }
     return AT_OK;
+}
+
+static const struct at_setting settings[] = {
+    { "lora.rank", AT_SET_INT, offsetof(struct at_lora_settings, rank), false },
+    { "lora.alpha", AT_SET_REAL, offsetof(struct at_lora_settings, alpha),
+      false },
+    { "lora.dropout", AT_SET_REAL, offsetof(struct at_lora_settings, dropout),
+      true },
+    { "lora.targets", AT_SET_TEXT, offsetof(struct at_lora_settings, targets),
+      false },
+    { NULL, 0, 0, false }
+};
+
+const struct at_adapter_kind at_lora_kind = {
+    "lora", sizeof(struct at_lora_settings), settings, "lora.targets",
+    create, destroy, attach, owns, merge
+};
+
+const struct at_lora_settings *at_lora_of(const struct at_adapters *list)
+{
+    const struct at_adapter *a = at_adapters_find(list, &at_lora_kind);
+    return a ? a->settings : NULL;
 }

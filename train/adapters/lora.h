@@ -6,7 +6,7 @@
 #ifndef AT_LORA_H
 #define AT_LORA_H
 
-#include "autograd/autograd.h"
+#include "train/adapters/adapter.h"
 
 struct at_lora_settings {
     size_t rank;
@@ -14,20 +14,9 @@ struct at_lora_settings {
     const char *targets;        /* PCRE2, searched in the site's name         */
 };
 
-struct at_lora;
+extern const struct at_adapter_kind at_lora_kind;
 
-/* Lives in `arena`, but holds a compiled pattern: at_lora_destroy.           */
-int at_lora_create(struct at_ctx *cx, struct at_arena *arena,
-                   const struct at_lora_settings *s, struct at_lora **l);
-void at_lora_destroy(struct at_lora *l);
-/* Attaches to a graph about to be built; train false: no dropout.            */
-int at_lora_attach(struct at_lora *l, struct at_graph *g, bool train);
-/* Whether a parameter name is one of LoRA's own.                             */
-bool at_lora_owns(const char *name);
-/* Sites wrapped in the graph built last; 0 means the pattern fits nothing.   */
-size_t at_lora_sites(const struct at_lora *l);
-/* W += alpha/R B A for every site; the adapter's B becomes zero.             */
-int at_lora_merge(struct at_ctx *cx, const struct at_lora *l,
-                  struct at_params *ps, const struct at_kernels *k);
+/* The settings of the list's LoRA; NULL: it has none.                        */
+const struct at_lora_settings *at_lora_of(const struct at_adapters *list);
 
 #endif
