@@ -72,6 +72,7 @@ enum at_op_id {
     AT_OP_ACT, AT_OP_ACT_BWD, AT_OP_GLU, AT_OP_GLU_BWD,
     AT_OP_ADD, AT_OP_MUL, AT_OP_SCALE, AT_OP_DROPOUT,
     AT_OP_ROWS, AT_OP_ROWS_BWD, AT_OP_LINEAR_XENT,
+    AT_OP_LINEAR_CE, AT_OP_LINEAR_CE_BWD,
     AT_OP_COUNT
 };
 
@@ -286,17 +287,20 @@ struct at_val *at_rows(struct at_graph *g, struct at_val *w,
 /* Sum over i of weight[i] * cross-entropy(x[i] w^T, target[i]), x [N,C],
  * w [V,C], target [N] (-1: none), weight [N].  The logits exist only for some
  * rows at a time; rows without a target cost nothing.  Its gradient is taken
- * in the same pass, so it must be the root of the graph.
+ * in the same pass, so it must be a root of backward, without a seed.
  * *ce, if asked for: [N] the cross-entropy of every row.                     */
 struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
                               struct at_val *w, struct at_val *target,
                               struct at_val *weight, struct at_val **ce);
+/* ce [N]: cross-entropy(x[i] w^T, target[i]), 0 where there is no target.
+ * Backward computes the logits a second time.                                */
+struct at_val *at_linear_ce(struct at_graph *g, struct at_val *x,
+                            struct at_val *w, struct at_val *target);
 
 /* ---- backward, for op_*.c ------------------------------------------------ */
 
 struct at_grads {
     struct at_graph *g;
-    struct at_val *root;
 };
 
 /* Input i of n as backward may read it (the recomputed copy where there is
@@ -321,13 +325,16 @@ int at_give_early(struct at_grads *d, struct at_node *n, int o,
 /* Adds the backward of `root`: from 1 when root is a single number and seed
  * is NULL, else from `seed`, which has root's shape.                         */
 int at_grad(struct at_graph *g, struct at_val *root, struct at_val *seed);
+/* The same for the sum of n roots, each with its seed or NULL.               */
+int at_grads(struct at_graph *g, struct at_val *const *root,
+             struct at_val *const *seed, int n);
 
 /* ---- plan ---------------------------------------------------------------- */
 
 struct at_plan {
     struct at_graph *g;
     struct at_node **node;      /* live nodes in order                       */
-    int n_nodes;
+    int n_nodes, n_forward;     /* the first n_forward are not of backward    */
     void *region;               /* activations, gradients, inputs            */
     size_t region_bytes;
     double flops;               /* of one run                                */
@@ -345,6 +352,10 @@ int at_plan_bind(struct at_ctx *cx, struct at_plan *p);
  * plans that never run at once share one region.                             */
 void at_plan_bind_to(struct at_plan *p, void *region);
 void at_plan_run(const struct at_plan *p, const struct at_run *r);
+/* The same in two parts: between them seeds may be written that depend on
+ * results of the first.                                                      */
+void at_plan_run_forward(const struct at_plan *p, const struct at_run *r);
+void at_plan_run_backward(const struct at_plan *p, const struct at_run *r);
 /* Runs and looks at every result: the first node with a non-finite output,
  * or NULL; *which is its output number.                                      */
 const struct at_node *at_plan_run_checked(const struct at_plan *p,

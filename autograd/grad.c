@@ -192,13 +192,9 @@ static int visit(struct at_grads *d, struct at_node *n)
     return rc;
 }
 
-int at_grad(struct at_graph *g, struct at_val *root, struct at_val *seed)
+/* Gives root its gradient: the seed, or 1. */
+static int start(struct at_graph *g, struct at_val *root, struct at_val *seed)
 {
-    struct at_grads d = { g, root };
-    struct at_src at = g->cx->at;
-    struct at_node *end = g->last;
-    int segment = 0, rc = AT_OK;
-
     if (!root)
         return g->cx->err.code;
     if (!root->wants_grad)
@@ -207,13 +203,30 @@ int at_grad(struct at_graph *g, struct at_val *root, struct at_val *seed)
     if (!seed && at_shape_count(&root->shape) != 1)
         return at_fail(g->cx, AT_ESHAPE, "only a single number can be the "
                        "root of backward without a seed");
-    for (size_t i = 0; i < g->params->n; i++)
-        g->params->p[i]->touched = false;
+    if (root->grad)
+        return at_fail(g->cx, AT_EINVAL, "a value is twice a root of backward");
     if (!seed)
         seed = at_input(g, "one", AT_REAL, root->shape);
     if (!seed)
         return g->cx->err.code;
     hold(root, seed);
+    return AT_OK;
+}
+
+int at_grads(struct at_graph *g, struct at_val *const *root,
+             struct at_val *const *seed, int n_roots)
+{
+    struct at_grads d = { g };
+    struct at_src at = g->cx->at;
+    struct at_node *end = g->last;
+    int segment = 0, rc = AT_OK;
+
+    for (int i = 0; i < n_roots && rc == AT_OK; i++)
+        rc = start(g, root[i], seed ? seed[i] : NULL);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < g->params->n; i++)
+        g->params->p[i]->touched = false;
     g->backward = true;
     for (struct at_node *n = end; n && rc == AT_OK; n = n->prev) {
         if (n->segment > 0 && n->segment != segment) {
@@ -227,4 +240,9 @@ int at_grad(struct at_graph *g, struct at_val *root, struct at_val *seed)
     g->cx->at = at;
     g->site = NULL;
     return rc;
+}
+
+int at_grad(struct at_graph *g, struct at_val *root, struct at_val *seed)
+{
+    return at_grads(g, &root, &seed, 1);
 }

@@ -56,6 +56,7 @@ extern const struct at_op
     at_op_attn_cached, at_op_act, at_op_act_bwd,
     at_op_glu, at_op_glu_bwd, at_op_add,
     at_op_mul, at_op_scale, at_op_dropout,
-    at_op_rows, at_op_rows_bwd, at_op_linear_xent;
+    at_op_rows, at_op_rows_bwd, at_op_linear_xent,
+    at_op_linear_ce, at_op_linear_ce_bwd;
 
 #endif

@@ -42,4 +42,6 @@ const struct at_op *const at_ops[AT_OP_COUNT] = {
     [AT_OP_ROWS] = &at_op_rows,
     [AT_OP_ROWS_BWD] = &at_op_rows_bwd,
     [AT_OP_LINEAR_XENT] = &at_op_linear_xent,
+    [AT_OP_LINEAR_CE] = &at_op_linear_ce,
+    [AT_OP_LINEAR_CE_BWD] = &at_op_linear_ce_bwd,
 };

@@ -195,6 +195,7 @@ int at_plan_create(struct at_graph *g, struct at_val *const *roots, int n,
     for (struct at_node *d = g->first; d; d = d->next)
         if (!d->dead) {
             p->node[i++] = d;
+            p->n_forward += !d->backward;
             take_over(d);
             if (at_ops[d->op]->flops)
                 p->flops += at_ops[d->op]->flops(d);
@@ -225,15 +226,31 @@ int at_plan_bind(struct at_ctx *cx, struct at_plan *p)
     return AT_OK;
 }
 
-void at_plan_run(const struct at_plan *p, const struct at_run *r)
+static void run_part(const struct at_plan *p, const struct at_run *r, int from,
+                     int to)
 {
-    for (int i = 0; i < p->n_nodes; i++) {
+    for (int i = from; i < to; i++) {
         const struct at_node *n = p->node[i];
         double start = p->node_s ? at_now_s() : 0;
         at_ops[n->op]->run(r, n);
         if (p->node_s)
             p->node_s[i] += at_now_s() - start;
     }
+}
+
+void at_plan_run_forward(const struct at_plan *p, const struct at_run *r)
+{
+    run_part(p, r, 0, p->n_forward);
+}
+
+void at_plan_run_backward(const struct at_plan *p, const struct at_run *r)
+{
+    run_part(p, r, p->n_forward, p->n_nodes);
+}
+
+void at_plan_run(const struct at_plan *p, const struct at_run *r)
+{
+    run_part(p, r, 0, p->n_nodes);
 }
 
 bool at_all_finite(const at_real *x, size_t n)

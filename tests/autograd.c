@@ -271,6 +271,77 @@ static void whole_net_agrees_with_differences(void **state)
     }
 }
 
+/* A head of cross-entropies and one of numbers, both from the same states;
+ * their seeds are known only when the forward part has run.                  */
+struct two { struct bench b; struct at_val *ids, *target, *y[2], *seed[2]; };
+
+static void open_two(struct two *t)
+{
+    struct at_init init = { AT_INIT_UNIFORM, 1 };
+    struct at_graph *g;
+    struct at_val *x, *emb;
+    open_bench(&t->b);
+    g = t->b.g;
+    t->ids = at_input(g, "ids", AT_I32, at_shape1(N));
+    t->target = at_input(g, "target", AT_I32, at_shape1(N));
+    emb = at_weight(g, "emb", at_shape2(V, C), init);
+    x = block(g, at_rows(g, emb, t->ids), 0, true);
+    t->y[0] = at_linear_ce(g, x, emb, t->target);
+    t->y[1] = at_linear(g, x, at_weight(g, "score", at_shape2(1, C), init),
+                        NULL, 1);
+    for (int i = 0; i < 2; i++)
+        t->seed[i] = at_input(g, i ? "dscore" : "dce", AT_REAL, t->y[i]->shape);
+    OK(&t->b.cx, at_grads(g, t->y, t->seed, 2));
+    OK(&t->b.cx, at_plan_create(g, t->y, 2, &t->b.plan));
+    OK(&t->b.cx, at_plan_bind(&t->b.cx, t->b.plan));
+    OK(&t->b.cx, at_params_seal(&t->b.ps));
+    at_params_draw(&t->b.ps, 4);
+    for (int i = 0; i < N; i++) {
+        ((int32_t *)t->ids->data)[i] = (3 * i + 1) % V;
+        ((int32_t *)t->target->data)[i] = i == 2 ? -1 : (5 * i + 2) % V;
+    }
+}
+
+/* Sum over i of ce^2/2 + score^2/2, whose seeds are the values themselves.   */
+static double run_two(struct two *t)
+{
+    struct at_run r = { &at_kernels_ref, 5, 3, 0 };
+    double sum = 0;
+    at_plan_run_forward(t->b.plan, &r);
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < N; i++) {
+            double y = ((double *)t->y[k]->data)[i];
+            ((double *)t->seed[k]->data)[i] = y;
+            sum += y * y / 2;
+        }
+    at_plan_run_backward(t->b.plan, &r);
+    return sum;
+}
+
+static void two_roots_with_seeds_from_their_values(void **state)
+{
+    struct two t;
+    double *kept;
+    (void)state;
+    open_two(&t);
+    run_two(&t);
+    assert_true(((double *)t.y[0]->data)[2] == 0);
+    kept = malloc(t.b.ps.n_flat * sizeof *kept);
+    memcpy(kept, t.b.ps.flat_grad, t.b.ps.n_flat * sizeof *kept);
+    for (size_t i = 0; i < t.b.ps.n_flat; i++) {
+        double old = t.b.ps.flat[i], up, down;
+        t.b.ps.flat[i] = old + 1e-5;
+        up = run_two(&t);
+        t.b.ps.flat[i] = old - 1e-5;
+        down = run_two(&t);
+        t.b.ps.flat[i] = old;
+        assert_true(fabs((up - down) / 2e-5 - kept[i]) <
+                    1e-6 * (1 + fabs(kept[i])));
+    }
+    free(kept);
+    close_bench(&t.b);
+}
+
 static void recomputation_changes_no_bit(void **state)
 {
     struct net a, b;
@@ -495,6 +566,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_op_agrees_with_differences),
         cmocka_unit_test(whole_net_agrees_with_differences),
+        cmocka_unit_test(two_roots_with_seeds_from_their_values),
         cmocka_unit_test(recomputation_changes_no_bit),
         cmocka_unit_test(micro_batches_add_and_the_first_overwrites),
         cmocka_unit_test(frozen_weights_cost_nothing),
