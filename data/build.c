@@ -28,12 +28,13 @@ struct build {
     struct at_samples *in;
     struct worker w[MOST_THREADS];
     int n_workers;
-    struct at_sample sample[BATCH_DOCS];
-    struct encoded enc[BATCH_DOCS];
+    struct at_sample sample[BATCH_DOCS + 1];     /* a preference is not parted */
+    struct encoded enc[BATCH_DOCS + 1];
     size_t n;
     uint16_t *narrow;           /* ids as they are stored                     */
     size_t narrow_cap;
     uint64_t n_tokens;
+    uint8_t split;              /* of the document appended last              */
     at_data_progress *progress;
     void *self;
 };
@@ -147,7 +148,8 @@ static int append_doc(struct build *b, const struct at_sample *s,
                       const struct encoded *e, size_t from, size_t to)
 {
     struct at_ctx *cx = b->cx;
-    uint8_t split = split_of(b, e->ids.id + from, to - from);
+    uint8_t split = s->rejected ? b->split
+                                : split_of(b, e->ids.id + from, to - from);
     uint64_t end = b->n_tokens + (to - from);
     int rc = append_ids(b, e->ids.id + from, to - from);
     if (rc == AT_OK)
@@ -161,6 +163,10 @@ static int append_doc(struct build *b, const struct at_sample *s,
         rc = at_h5_append(cx, b->f, "source", AT_H5_U32, &s->source, 1);
     if (rc == AT_OK)
         rc = at_h5_append(cx, b->f, "line", AT_H5_U64, &s->line, 1);
+    if (rc == AT_OK && b->o->n_scores)
+        rc = at_h5_append(cx, b->f, "rewards", AT_H5_F64, s->score,
+                          b->o->n_scores);
+    b->split = split;
     for (size_t i = from; i < to; i++)
         b->stats->role[e->role[i]]++;
     b->n_tokens = end;
@@ -168,9 +174,25 @@ static int append_doc(struct build *b, const struct at_sample *s,
     return rc;
 }
 
+/* A preference is kept whole or not at all: what happens to one of the two
+ * happens to both.                                                           */
+static void settle_preferences(struct build *b)
+{
+    for (size_t i = 0; i + 1 < b->n; i++) {
+        struct encoded *x = &b->enc[i], *y = x + 1;
+        if (b->sample[i].preferred && (x->emptied || y->emptied)) {
+            x->emptied = y->emptied = true;
+            x->cut = y->cut = false;
+            x->cut_tokens = y->cut_tokens = 0;
+            x->n_docs = y->n_docs = 0;
+        }
+    }
+}
+
 static int append_batch(struct build *b)
 {
     int rc = AT_OK;
+    settle_preferences(b);
     for (size_t i = 0; i < b->n && rc == AT_OK; i++) {
         const struct encoded *e = &b->enc[i];
         const struct at_sample *s = &b->sample[i];
@@ -194,7 +216,8 @@ static int read_batch(struct build *b, bool *more)
     b->n = 0;
     *more = true;
     at_samples_reset(b->in);
-    while (*more && b->n < BATCH_DOCS && bytes < BATCH_BYTES) {
+    while (*more && ((b->n < BATCH_DOCS && bytes < BATCH_BYTES) ||
+                     b->sample[b->n - 1].preferred)) {
         rc = at_samples_next(b->cx, b->in, &b->sample[b->n], more);
         if (rc < 0)
             return rc;
@@ -264,6 +287,19 @@ static int judge(struct build *b)
     return AT_OK;
 }
 
+static int put_score_names(struct build *b)
+{
+    struct at_text t = { 0 };
+    int rc;
+    for (size_t i = 0; i < b->o->n_scores; i++)
+        at_text_addf(&t, "%s%s", i ? "\n" : "", b->o->scores[i]);
+    rc = at_text_ok(b->cx, &t);
+    if (rc == AT_OK)
+        rc = at_h5_set_text(b->cx, b->f, "values", t.s);
+    at_text_finish(&t);
+    return rc;
+}
+
 static int write_head(struct build *b)
 {
     struct at_ctx *cx = b->cx;
@@ -284,6 +320,12 @@ static int write_head(struct build *b)
         rc = at_h5_set_text(cx, b->f, "tokenizer_hash", hex);
     if (rc == AT_OK)
         rc = at_h5_set_int(cx, b->f, "pairs", b->stats->pairs);
+    if (rc == AT_OK && b->stats->preference)
+        rc = at_h5_set_int(cx, b->f, "preference", 1);
+    if (rc == AT_OK && b->stats->preference)
+        rc = at_h5_set_int(cx, b->f, "group_size", 2);
+    if (rc == AT_OK && b->o->n_scores)
+        rc = put_score_names(b);
     if (rc == AT_OK)
         rc = at_h5_set_int(cx, b->f, "max_length", (int64_t)b->o->max_length);
     if (rc == AT_OK)
@@ -311,7 +353,7 @@ static void finish(struct build *b)
         at_tok_coder_destroy(b->w[i].coder);
         at_ctx_finish(&b->w[i].cx);
     }
-    for (size_t i = 0; i < BATCH_DOCS; i++) {
+    for (size_t i = 0; i < AT_COUNT(b->enc); i++) {
         at_tok_ids_finish(&b->enc[i].ids);
         at_free(b->enc[i].role);
         at_free(b->enc[i].end);

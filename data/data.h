@@ -3,7 +3,8 @@
  * A dataset (HDF5, kind "dataset") holds documents as token ids with the role
  * of every token, so that what is trained on can be seen and is decided by
  * role, never by searching for markers.  It carries its tokenizer and the
- * hashes of its sources and template.                                        */
+ * hashes of its sources and template, and may hold scores of its documents in
+ * the form of a table of rewards (rewards.h).                                */
 #ifndef AT_DATA_H
 #define AT_DATA_H
 
@@ -34,8 +35,12 @@ struct at_data_options {
     /* Text of a JSON sample: keys in braces, "{question}\n{answer}", "{{" for a
      * brace; a key without text takes the white space behind it along.  NULL:
      * by the keys of the first sample.  completion: the key whose text is
-     * trained on; NULL: completion, answer, output or response.              */
+     * trained on; NULL: completion, answer, output or response.  "chosen":
+     * the sample is two documents, the second with "rejected" in its place.  */
     const char *template, *completion;
+    /* Numbers of a JSON sample that are kept as its scores.                  */
+    const char *const *scores;
+    size_t n_scores;
     const char *separator;      /* plain text: ends a document; NULL: none    */
     size_t max_length;          /* tokens a document; longer: pairs are cut at
                                    their end, texts become several            */
@@ -49,7 +54,7 @@ struct at_data_stats {
     uint64_t bytes, n_docs[AT_SPLITS], n_tokens, role[AT_ROLES];
     uint64_t cut, cut_tokens, emptied, bad;
     char template[4096], first_bad[512];
-    bool pairs;
+    bool pairs, preference;     /* preference: chosen and rejected            */
 };
 
 /* Called now and then; total 0: not known.                                   */
@@ -73,6 +78,13 @@ struct at_data {
     uint64_t *doc[AT_SPLITS], n_split[AT_SPLITS];   /* documents of a split   */
     enum at_h5_type id_type;
     bool pairs;                 /* prompts and completions                    */
+    /* Documents i*group to i*group+group-1 answer one prompt; 1: apart.  Of a
+     * preference (group 2) the first was chosen over the second.             */
+    size_t group;
+    bool preference;
+    size_t n_scores;
+    const char *const *score_name;  /* [n_scores]                             */
+    const float *score;         /* [n_docs,n_scores]                          */
 };
 
 /* Verifies every array.  Lives in arena a; at_data_close.                    */
@@ -120,6 +132,7 @@ struct at_loader_options {
     size_t rows, length;
     size_t hold;                /* batches the caller reads at once; 0: 1     */
     bool shuffle, once;         /* once: a single pass, then batch.last       */
+    bool groups;                /* documents of a group are in one batch      */
     bool serial;                /* no thread that works ahead                 */
     bool all_roles;             /* train on all but bos; else as roles say:
                                    completion, text, eos                      */

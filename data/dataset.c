@@ -1,6 +1,7 @@
 /* Opening, checking and showing a dataset. */
 #include "data/data.h"
 
+#include <math.h>
 #include <string.h>
 
 const char *const at_role_names[AT_ROLES] = { "bos", "prompt", "completion",
@@ -40,6 +41,10 @@ static int read_splits(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
         if (split[i] >= AT_SPLITS)
             return at_fail(cx, AT_EFORMAT, "%s: document %llu is in no split",
                            at_h5_path(d->f), (unsigned long long)i);
+        if (split[i] != split[i - i % d->group])
+            return at_fail(cx, AT_EFORMAT, "%s: document %llu is in another "
+                           "split than its group", at_h5_path(d->f),
+                           (unsigned long long)i);
         count[split[i]]++;
     }
     for (int s = 0; s < AT_SPLITS; s++) {
@@ -95,6 +100,76 @@ static int check_tokens(struct at_ctx *cx, struct at_data *d)
     return rc;
 }
 
+static int read_groups(struct at_ctx *cx, struct at_data *d)
+{
+    int64_t group = 1, preference = 0;
+    int rc = AT_OK;
+    if (at_h5_has_fact(d->f, "group_size"))
+        rc = at_h5_get_int(cx, d->f, "group_size", &group);
+    if (rc == AT_OK && at_h5_has_fact(d->f, "preference"))
+        rc = at_h5_get_int(cx, d->f, "preference", &preference);
+    if (rc < 0)
+        return rc;
+    if (group < 1 || (uint64_t)group > d->n_docs ||
+        d->n_docs % (uint64_t)group || (preference && group != 2))
+        return at_fail(cx, AT_EFORMAT, "%s: %llu documents are not whole groups "
+                       "of %lld", at_h5_path(d->f),
+                       (unsigned long long)d->n_docs, (long long)group);
+    d->group = (size_t)group;
+    d->preference = preference != 0;
+    return AT_OK;
+}
+
+static int get_scores(struct at_ctx *cx, const struct at_data *d, float *score,
+                      size_t n)
+{
+    enum { BLOCK = 4096 };
+    double part[BLOCK];
+    int rc = at_h5_verify(cx, d->f, "rewards");
+    for (size_t at = 0; at < n && rc == AT_OK; at += BLOCK) {
+        size_t m = n - at < BLOCK ? n - at : BLOCK;
+        rc = at_h5_get_part(cx, d->f, "rewards", AT_H5_F64, at, m, part);
+        for (size_t i = 0; i < m && rc == AT_OK; i++) {
+            score[at + i] = (float)part[i];
+            if (!isfinite(score[at + i]))
+                rc = at_fail(cx, AT_EFORMAT, "%s: score %zu is not finite",
+                             at_h5_path(d->f), at + i);
+        }
+    }
+    return rc;
+}
+
+/* One name a line, as in a table of rewards.                                 */
+static int read_scores(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
+{
+    enum { MOST = 256 };
+    const char *text, **name = at_alloc_n(cx, a, MOST, sizeof *name);
+    struct at_h5_info info;
+    float *score;
+    size_t n;
+    int rc = name ? at_h5_info(cx, d->f, "rewards", &info) : AT_ENOMEM;
+    if (rc == AT_OK)
+        rc = at_h5_get_text(cx, d->f, "values", a, &text);
+    if (rc < 0)
+        return rc;
+    while (d->n_scores < MOST && *text) {
+        n = strcspn(text, "\n");
+        name[d->n_scores] = at_strndup(cx, a, text, n);
+        if (!name[d->n_scores++])
+            return AT_ENOMEM;
+        text += n + (text[n] == '\n');
+    }
+    n = d->n_docs * d->n_scores;
+    if (info.type != AT_H5_F64 || info.n_dims != 1 || info.n != n)
+        return at_fail(cx, AT_EFORMAT, "%s: its scores do not fit its documents",
+                       at_h5_path(d->f));
+    score = at_alloc_n(cx, a, n, sizeof *score);
+    rc = score ? get_scores(cx, d, score, n) : AT_ENOMEM;
+    d->score_name = name;
+    d->score = score;
+    return rc;
+}
+
 static int read_head(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
 {
     struct at_h5_info tokens, roles, offsets;
@@ -127,6 +202,11 @@ static int read_head(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
     d->n_tokens = tokens.n;
     d->n_docs = offsets.n - 1;
     d->pairs = pairs != 0;
+    rc = read_groups(cx, d);
+    if (rc == AT_OK && at_h5_has(d->f, "rewards"))
+        rc = read_scores(cx, a, d);
+    if (rc < 0)
+        return rc;
     at_hash_hex(at_tok_hash(d->tok), d->tok_hash);
     return AT_OK;
 }

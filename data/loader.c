@@ -31,10 +31,10 @@ struct at_loader {
 static uint64_t document(const struct at_loader *l, uint64_t epoch,
                          uint64_t index)
 {
-    uint64_t n = l->d->n_split[l->o.split];
-    uint64_t i = l->o.shuffle ? at_rng_permute(&l->rng, epoch, index, n)
-                              : index;
-    return l->d->doc[l->o.split][i];
+    uint64_t g = l->d->group, n = l->d->n_split[l->o.split] / g;
+    uint64_t i = l->o.shuffle ? at_rng_permute(&l->rng, epoch, index / g, n)
+                              : index / g;
+    return l->d->doc[l->o.split][i * g + index % g];
 }
 
 static uint64_t length_of(const struct at_data *d, uint64_t doc)
@@ -42,14 +42,23 @@ static uint64_t length_of(const struct at_data *d, uint64_t doc)
     return d->offset[doc + 1] - d->offset[doc];
 }
 
+/* Positions of the documents of the group that begins with `doc`.            */
+static size_t group_length(const struct at_data *d, uint64_t doc)
+{
+    return d->offset[doc + d->group] - d->offset[doc] - d->group;
+}
+
 /* Positions of the next piece that starts at c, given `room` in the row; 0:
- * it belongs to the next row.                                                */
+ * it belongs to the next row.  Groups that stay together lie in one row.     */
 static size_t piece(const struct at_loader *l, struct at_cursor c, size_t room,
                     uint64_t *doc)
 {
     size_t left;
     *doc = document(l, c.epoch, c.index);
     left = length_of(l->d, *doc) - 1 - c.offset;
+    if (l->o.groups && l->o.packing == AT_PACK_DOCS &&
+        c.index % l->d->group == 0 && group_length(l->d, *doc) > room)
+        return 0;
     if (left <= room)
         return left;
     if (l->o.packing == AT_PACK_STREAM || room == l->o.length)
@@ -223,6 +232,15 @@ static void place(struct at_loader *l)
     l->roles = (uint8_t *)(l->ids + l->o.length + 1);
 }
 
+static size_t longest_group(const struct at_data *d)
+{
+    size_t most = 0;
+    for (uint64_t i = 0; i < d->n_docs; i += d->group)
+        if (group_length(d, i) > most)
+            most = group_length(d, i);
+    return most;
+}
+
 static int check_options(struct at_ctx *cx, const struct at_data *d,
                          const struct at_loader_options *o)
 {
@@ -234,6 +252,16 @@ static int check_options(struct at_ctx *cx, const struct at_data *d,
     if (d->n_split[o->split] == 0)
         return at_fail(cx, AT_EINVAL, "%s: has no %s documents", path,
                        names[o->split]);
+    if (o->groups && o->packing == AT_PACK_DOCS &&
+        longest_group(d) > o->length)
+        return at_fail(cx, AT_EINVAL, "%s: documents that belong together need "
+                       "a row of up to %llu tokens, and a row has %zu", path,
+                       (unsigned long long)longest_group(d), o->length);
+    if (o->groups && (o->packing == AT_PACK_STREAM ||
+                      (o->packing == AT_PACK_NONE && o->rows % d->group)))
+        return at_fail(cx, AT_EINVAL, "%s: batches of %zu rows would part the "
+                       "%zu documents that belong together", path, o->rows,
+                       d->group);
     if (d->pairs && !o->all_roles &&
         (o->packing == AT_PACK_STREAM || d->longest - 1 > o->length))
         return at_fail(cx, AT_EINVAL, "%s: holds prompts and completions, and "

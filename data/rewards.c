@@ -119,7 +119,12 @@ static int open_h5(struct at_ctx *cx, struct at_arena *a, struct at_rewards *r,
                    const struct at_rewards_options *o, const char **name)
 {
     struct at_rewards_impl *x = r->impl;
-    int rc = at_h5_open(cx, r->path, "rewards", &x->h5);
+    int rc = at_h5_open(cx, r->path, NULL, &x->h5);
+    if (rc == AT_OK && (!at_h5_has(x->h5, "rewards") ||
+                        (strcmp(at_h5_kind(x->h5), "rewards") != 0 &&
+                         strcmp(at_h5_kind(x->h5), "dataset") != 0)))
+        rc = at_fail(cx, AT_EINVAL, "%s: is a %s without rewards", r->path,
+                     at_h5_kind(x->h5));
     if (rc == AT_OK)
         rc = h5_names(cx, a, r->path, x->h5, name, &x->columns);
     if (rc == AT_OK)

@@ -1,9 +1,10 @@
 /* rewards: a table of numbers, one row a sample, one column a value, and which
  * rows answer the same prompt.
  *
- *   HDF5   kind "rewards": array "rewards" of f32 or f64, [n,m] or flat [n*m];
- *          text fact "values", one name a line; optionally a whole-number
- *          array "group" [n], which never falls.  Read in parts, as needed.
+ *   HDF5   kind "rewards" or "dataset": array "rewards" of f32 or f64, [n,m]
+ *          or flat [n*m]; text fact "values", one name a line; optionally a
+ *          whole-number array "group" [n], which never falls.  Read in parts,
+ *          as needed.
  *   CSV    a header of names, quoted fields as in RFC 4180.
  *   JSON lines   one flat object a line; texts that are not the prompt are
  *          passed over.

@@ -30,6 +30,7 @@ struct at_samples {
     uint64_t line;              /* of the record                              */
     struct segment seg[SEGMENTS];
     size_t n_seg;
+    struct at_sample rejected;  /* to come next, when text is set             */
 };
 
 /* ---- the template ----------------------------------------------------------- */
@@ -89,7 +90,7 @@ static int parse_template(struct at_ctx *cx, struct at_samples *s,
 static int find_completion(struct at_ctx *cx, struct at_samples *s)
 {
     static const char *const usual[] = { "completion", "answer", "output",
-                                         "response" };
+                                         "response", "chosen" };
     const char *said = s->o->completion;
     size_t keys = 0, found = 0;
     for (size_t i = 0; i < s->n_seg; i++) {
@@ -100,6 +101,7 @@ static int find_completion(struct at_ctx *cx, struct at_samples *s)
         for (size_t k = 0; g->key && !said && k < AT_COUNT(usual); k++)
             g->completion |= strcmp(g->text, usual[k]) == 0;
         found += g->completion;
+        s->stats->preference |= g->completion && strcmp(g->text, "chosen") == 0;
     }
     if (keys == 0)
         return at_fail(cx, AT_EINVAL, "the template names no key: write keys in "
@@ -119,6 +121,10 @@ static int choose_template(struct at_ctx *cx, struct at_samples *s,
                            const json_t *first)
 {
     static const struct { const char *a, *b, *c, *template; } known[] = {
+        { "prompt", "chosen", "rejected", "{prompt}\n{chosen}" },
+        { "question", "chosen", "rejected", "{question}\n{chosen}" },
+        { "instruction", "chosen", "rejected", "{instruction}\n{chosen}" },
+        { "chosen", "rejected", NULL, "{chosen}" },
         { "prompt", "completion", NULL, "{prompt}{completion}" },
         { "question", "answer", NULL, "{question}\n{answer}" },
         { "instruction", "output", "input", "{instruction}\n{input}\n{output}" },
@@ -137,8 +143,8 @@ static int choose_template(struct at_ctx *cx, struct at_samples *s,
     if (!t)
         return at_fail(cx, AT_EINVAL, "no known keys in the first sample "
                        "(prompt+completion, question+answer, "
-                       "instruction+output, text): say --template "
-                       "'{KEY}...{KEY}' and --completion KEY");
+                       "instruction+output, prompt+chosen+rejected, text): say "
+                       "--template '{KEY}...{KEY}' and --completion KEY");
     if (strlen(t) >= sizeof s->stats->template)
         return at_fail(cx, AT_EINVAL, "the template is longer than %zu bytes",
                        sizeof s->stats->template - 1);
@@ -181,7 +187,8 @@ static void render(struct at_samples *s, const json_t *v, struct at_text *t,
     char buf[64];
     for (size_t i = 0; i < s->n_seg; i++) {
         const struct segment *g = &s->seg[i];
-        const json_t *field = g->key ? json_object_get(v, g->text) : NULL;
+        const char *key = g->completion && out->rejected ? "rejected" : g->text;
+        const json_t *field = g->key ? json_object_get(v, key) : NULL;
         size_t from = skip && !g->key ? strspn(g->text, " \t\r\n") : 0;
         size_t n = g->n - from;
         const char *text = g->text + from;
@@ -189,7 +196,7 @@ static void render(struct at_samples *s, const json_t *v, struct at_text *t,
             text = field ? key_text(field, buf, &n) : NULL;
             if (!text) {
                 snprintf(why, 256, field ? "the key '%.100s' is not a text or a "
-                         "number" : "the key '%.100s' is missing", g->text);
+                         "number" : "the key '%.100s' is missing", key);
                 return;
             }
         }
@@ -220,11 +227,82 @@ static int bad(struct at_ctx *cx, struct at_samples *s, const char *why)
     return AT_OK;
 }
 
+/* Renders one document of the object; *why says what is wrong with it.       */
+static int one_text(struct at_ctx *cx, struct at_samples *s, const json_t *v,
+                    struct at_sample *out, char why[256])
+{
+    struct at_text t = { 0 };
+    int rc;
+    out->pair = s->stats->pairs;
+    render(s, v, &t, out, why);
+    rc = at_text_ok(cx, &t);
+    if (rc == AT_OK && !*why) {
+        out->n = t.n;
+        out->text = at_strndup(cx, &s->texts, t.s, t.n);
+        rc = out->text ? AT_OK : AT_ENOMEM;
+    }
+    at_text_finish(&t);
+    return rc;
+}
+
+/* Where a preference has no prompt of its own, what both texts begin with is
+ * it, up to its last white space.                                            */
+static void common_prompt(struct at_sample *a, struct at_sample *b)
+{
+    size_t n = 0, least = a->n < b->n ? a->n : b->n;
+    if (a->from > 0)
+        return;
+    while (n < least && a->text[n] == b->text[n])
+        n++;
+    while (n > 0 && !strchr(" \t\r\n", a->text[n - 1]))
+        n--;
+    a->from = b->from = n;
+}
+
+/* The second document of a preference waits in s->rejected.                  */
+static int prefer(struct at_ctx *cx, struct at_samples *s, const json_t *v,
+                  struct at_sample *out, char why[256])
+{
+    struct at_sample *b = &s->rejected;
+    int rc;
+    out->preferred = true;
+    *b = *out;
+    b->preferred = false;
+    b->rejected = true;
+    b->text = NULL;
+    rc = one_text(cx, s, v, b, why);
+    if (rc < 0 || *why)
+        return rc;
+    common_prompt(out, b);
+    if (out->n == b->n && memcmp(out->text, b->text, b->n) == 0)
+        snprintf(why, 256, "chosen and rejected are the same");
+    if (*why)
+        b->text = NULL;
+    return AT_OK;
+}
+
+static int get_scores(struct at_ctx *cx, struct at_samples *s, const json_t *v,
+                      struct at_sample *out, char why[256])
+{
+    size_t n = s->o->n_scores;
+    double *score = at_alloc_n(cx, &s->texts, n + 1, sizeof *score);
+    if (!score)
+        return AT_ENOMEM;
+    for (size_t i = 0; i < n && !*why; i++) {
+        const json_t *x = json_object_get(v, s->o->scores[i]);
+        score[i] = json_is_boolean(x) ? json_is_true(x) : json_number_value(x);
+        if (!json_is_number(x) && !json_is_boolean(x))
+            snprintf(why, 256, x ? "the score '%.100s' is not a number" :
+                     "the score '%.100s' is missing", s->o->scores[i]);
+    }
+    out->score = score;
+    return AT_OK;
+}
+
 /* *made false: the sample was bad and is skipped.                            */
 static int from_object(struct at_ctx *cx, struct at_samples *s,
                        const json_t *v, struct at_sample *out, bool *made)
 {
-    struct at_text t = { 0 };
     char why[256] = "";
     int rc = AT_OK;
     if (s->n_seg == 0)
@@ -232,18 +310,14 @@ static int from_object(struct at_ctx *cx, struct at_samples *s,
     if (rc < 0)
         return at_note(cx, rc, "reading %s:%llu", s->o->inputs[s->at],
                        (unsigned long long)s->line);
-    out->pair = s->stats->pairs;
-    render(s, v, &t, out, why);
-    rc = at_text_ok(cx, &t);
-    if (rc == AT_OK && *why) {
-        rc = bad(cx, s, why);
-    } else if (rc == AT_OK) {
-        out->n = t.n;
-        out->text = at_strndup(cx, &s->texts, t.s, t.n);
-        *made = out->text != NULL;
-        rc = out->text ? AT_OK : AT_ENOMEM;
-    }
-    at_text_finish(&t);
+    rc = get_scores(cx, s, v, out, why);
+    if (rc == AT_OK && !*why)
+        rc = one_text(cx, s, v, out, why);
+    if (rc == AT_OK && !*why && s->stats->preference)
+        rc = prefer(cx, s, v, out, why);
+    if (rc == AT_OK && *why)
+        return bad(cx, s, why);
+    *made = rc == AT_OK;
     return rc;
 }
 
@@ -327,6 +401,8 @@ static int from_record(struct at_ctx *cx, struct at_samples *s,
                                .begins = r->begins, .ends = r->ends };
     if (!r->s)
         return bad(cx, s, "has more than 64 MiB");
+    if (s->format == AT_PLAIN && s->o->n_scores)
+        return bad(cx, s, "is plain text: only JSON samples have scores");
     return s->format == AT_PLAIN ? from_text(cx, s, r, out, made)
                                  : from_json(cx, s, r, out, made);
 }
@@ -336,6 +412,12 @@ int at_samples_next(struct at_ctx *cx, struct at_samples *s,
 {
     bool made = false;
     int rc = AT_OK;
+    if (s->rejected.text) {
+        *out = s->rejected;
+        s->rejected.text = NULL;
+        *more = true;
+        return AT_OK;
+    }
     while (rc == AT_OK && !made && s->at < s->o->n_inputs) {
         struct at_record r;
         bool record = false;

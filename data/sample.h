@@ -9,6 +9,8 @@ struct at_sample {
     size_t n;
     bool pair;                  /* bytes [from, to) are the completion        */
     size_t from, to;
+    bool preferred, rejected;   /* the first, the second of a preference      */
+    const double *score;        /* [n_scores], as long as the text            */
     bool begins, ends;          /* its document; else it is a piece of one    */
     uint32_t source;            /* which input                                */
     uint64_t line;              /* from 1                                     */

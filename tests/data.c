@@ -551,6 +551,115 @@ static int write_parts(struct place *p, const struct parts *v)
     return at_h5_commit(cx, f);
 }
 
+/* One sample, two documents that stay together: in the same split, the same
+ * batch and, packed, the same row; both or none are kept.                    */
+static void preferences_stay_together(void **state)
+{
+    struct place *p = *state;
+    struct at_loader_options o = { .rows = 2, .length = 12, .groups = true,
+                                   .packing = AT_PACK_DOCS, .shuffle = true,
+                                   .seed = 3 };
+    const struct at_batch *b;
+    struct at_loader *l;
+    struct at_data *d;
+    struct at_text t = { 0 };
+    for (int i = 0; i < 40; i++)
+        at_text_addf(&t, "{\"prompt\": \"%s\", \"chosen\": \"%s\", "
+                     "\"rejected\": \"d\"}\n", i % 2 ? "a" : "bc",
+                     i % 3 ? "ab" : "a the");
+    p->o.validation = 0.3;
+    OK(&p->cx, build(p, t.s));
+    assert_true(p->stats.preference);
+    assert_string_equal(p->stats.template, "{prompt}\n{chosen}");
+    d = open_data(p);
+    assert_int_equal(d->group, 2);
+    assert_int_equal(d->n_docs, 80);
+    assert_true(d->preference && d->pairs);
+    assert_true(d->n_split[AT_VALIDATION] > 0);
+    assert_string_equal(roles_text(p, d, 0, AT_ROLE_COMPLETION),
+                        "<s>|bc|\n|a!| the!|</s>");
+    assert_string_equal(roles_text(p, d, 1, AT_ROLE_COMPLETION),
+                        "<s>|bc|\n|d!|</s>");
+    OK(&p->cx, at_loader_create(&p->cx, d, &o, &l));
+    for (int n = 0; n < 50; n++) {
+        OK(&p->cx, at_loader_next(&p->cx, l, &b));
+        for (size_t r = 0; r < 2; r++) {
+            int64_t last = -1;
+            for (size_t i = 0; i < 12; i++) {
+                int64_t doc = b->doc[r * 12 + i];
+                if (doc != last && doc >= 0)
+                    assert_true(doc % 2 ? last == doc - 1 : last % 2 != 0);
+                if (doc < 0 && last >= 0)
+                    assert_int_equal(last % 2, 1);
+                last = doc;
+            }
+        }
+    }
+    at_loader_destroy(l);
+    o.length = 8;
+    assert_int_equal(at_loader_create(&p->cx, d, &o, &l), AT_EINVAL);
+    assert_true(strstr(p->cx.err.msg, "belong together"));
+    o.length = 12;
+    o.packing = AT_PACK_NONE;
+    o.rows = 3;
+    assert_int_equal(at_loader_create(&p->cx, d, &o, &l), AT_EINVAL);
+    at_data_close(d);
+    at_text_finish(&t);
+}
+
+static void a_preference_without_a_prompt_shares_its_beginning(void **state)
+{
+    struct place *p = *state;
+    struct at_data *d;
+    OK(&p->cx, build(p, "{\"chosen\": \"a the ab\", \"rejected\": "
+                        "\"a the d\"}\n"));
+    d = open_data(p);
+    assert_int_equal(d->role[AT_ROLE_COMPLETION], 3);
+    assert_string_equal(roles_text(p, d, 1, AT_ROLE_PROMPT),
+                        "<s>|a!| the!| !|d|</s>");
+    at_data_close(d);
+}
+
+static void bad_preferences_and_scores_are_named(void **state)
+{
+    static const struct { const char *text, *score, *what; } c[] = {
+        { "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}\n",
+          NULL, "are the same" },
+        { "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n"
+          "{\"prompt\": \"a\", \"chosen\": \"b\"}\n", NULL,
+          ":2: the key 'rejected' is missing" },
+        { "{\"text\": \"a b\", \"good\": \"x\"}\n", "good",
+          "'good' is not a number" },
+        { "{\"text\": \"a b\"}\n", "good", "'good' is missing" },
+    };
+    struct place *p = *state;
+    for (size_t i = 0; i < AT_COUNT(c); i++) {
+        p->o.scores = &c[i].score;
+        p->o.n_scores = c[i].score ? 1 : 0;
+        assert_int_equal(build(p, c[i].text), AT_EFORMAT);
+        if (!strstr(p->cx.err.msg, c[i].what))
+            fail_msg("%s", p->cx.err.msg);
+    }
+}
+
+static void scores_are_kept(void **state)
+{
+    static const char *const names[] = { "good", "long" };
+    struct place *p = *state;
+    struct at_data *d;
+    p->o.scores = names;
+    p->o.n_scores = 2;
+    OK(&p->cx, build(p, "{\"text\": \"a b\", \"good\": 0.5, \"long\": 3}\n"
+                        "{\"text\": \"c d\", \"good\": true, \"long\": -1}\n"));
+    d = open_data(p);
+    assert_int_equal(d->group, 1);
+    assert_int_equal(d->n_scores, 2);
+    assert_string_equal(d->score_name[1], "long");
+    assert_true(d->score[0] == 0.5f && d->score[1] == 3 && d->score[2] == 1 &&
+                d->score[3] == -1);
+    at_data_close(d);
+}
+
 static void datasets_that_contradict_themselves_are_refused(void **state)
 {
     static const struct parts good = {
@@ -940,6 +1049,10 @@ int main(void)
         T(interrupts_leave_nothing),
         T(an_older_file_survives_a_failure),
         T(documents_are_shown_with_marks),
+        T(preferences_stay_together),
+        T(a_preference_without_a_prompt_shares_its_beginning),
+        T(bad_preferences_and_scores_are_named),
+        T(scores_are_kept),
         T(datasets_that_contradict_themselves_are_refused),
         T(every_token_is_seen_once_an_epoch),
         T(any_cursor_continues),

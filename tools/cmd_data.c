@@ -14,6 +14,7 @@ struct data_args {
     int64_t max_length, threads;
     double validation, max_cut;
     bool skip_bad, quiet;
+    struct texts scores;
 };
 
 static const struct opt data_opts[] = {
@@ -23,6 +24,8 @@ static const struct opt data_opts[] = {
       "how a JSON sample reads: keys in braces, '{question}\\n{answer}'" },
     { "--completion", OPT_TEXT, offsetof(struct data_args, completion), "KEY",
       "the key that is trained on (completion, answer, output, response)" },
+    { "--score", OPT_LIST, offsetof(struct data_args, scores), "KEY",
+      "a number of every sample to keep as its score; may be given again" },
     { "--separator", OPT_TEXT, offsetof(struct data_args, separator), "TEXT",
       "what ends a document in plain text" },
     { "--max-length", OPT_INT, offsetof(struct data_args, max_length), "N",
@@ -81,7 +84,8 @@ static void print_stats(const char *out, const struct at_data_stats *s)
            out, (unsigned long long)s->n_docs[AT_TRAIN],
            (unsigned long long)s->n_docs[AT_VALIDATION],
            (unsigned long long)s->n_tokens);
-    printf("  read as      %s\n", s->template);
+    printf("  read as      %s%s\n", s->template, s->preference ?
+           ", and with {rejected} for {chosen}: preferences" : "");
     print_roles(s->role);
     if (s->cut)
         printf("  cut          %llu samples lost %llu tokens at their end\n",
@@ -112,6 +116,7 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
         .completion = a->completion, .separator = a->separator,
         .max_length = (size_t)a->max_length, .validation = a->validation,
         .max_cut = a->max_cut, .skip_bad = a->skip_bad,
+        .scores = a->scores.s, .n_scores = a->scores.n,
     };
     struct at_data_stats stats;
     struct at_tok *tok;
@@ -177,6 +182,19 @@ static int show_document(struct at_ctx *cx, const struct at_data *d,
     return rc;
 }
 
+static void print_score(const struct at_data *d, size_t i)
+{
+    double sum = 0, least = INFINITY, most = -INFINITY;
+    for (uint64_t k = 0; k < d->n_docs; k++) {
+        double s = (double)d->score[k * d->n_scores + i];
+        sum += s;
+        least = fmin(least, s);
+        most = fmax(most, s);
+    }
+    printf("  score        %s: mean %g, from %g to %g\n", d->score_name[i],
+           sum / (double)d->n_docs, least, most);
+}
+
 static int inspect_dataset(struct at_ctx *cx, const struct inspect_args *a,
                            const char *path)
 {
@@ -193,6 +211,12 @@ static int inspect_dataset(struct at_ctx *cx, const struct inspect_args *a,
     printf("  read as      %s\n  tokenizer    %s, %zu tokens, %s\n",
            d->template, at_tok_kind(d->tok), at_tok_size(d->tok), d->tok_hash);
     print_roles(d->role);
+    if (d->group > 1)
+        printf("  %-12s %10llu of %zu documents%s\n", "groups",
+               (unsigned long long)(d->n_docs / d->group), d->group,
+               d->preference ? ", the first chosen over the second" : "");
+    for (size_t i = 0; i < d->n_scores; i++)
+        print_score(d, i);
     printf("sources (path, hash, bytes):\n%s", d->sources);
     if (a->document >= 0)
         rc = show_document(cx, d, (uint64_t)a->document, a->all_roles);
