@@ -1,0 +1,83 @@
+/* objectives over whole texts: what the model thinks of them in, loss and its
+ * derivatives out.
+ *
+ * A sequence is a text under its prompt; its tokens are those that are trained
+ * on.  An objective is a function of the tokens' log-probabilities (or of one
+ * number a sequence, a reward model's) and says the derivative of the loss by
+ * each; autograd does the rest.  It knows no graph and no model, and is one
+ * row of at_objectives.
+ *
+ * Sequences of a group stand together and answer one prompt; of a pair, the
+ * first was chosen over the second.  A step may be cut into several calls: a
+ * loss is a mean over the whole step, whose counts every call is told.       */
+#ifndef AT_OBJECTIVE_H
+#define AT_OBJECTIVE_H
+
+#include "base/base.h"
+
+struct at_seqs {
+    size_t n, group;            /* sequences, whole groups of them            */
+    const size_t *start;        /* [n+1] first token of each                  */
+    const double *logp;         /* [start[n]] under the model                 */
+    const double *ref;          /* [start[n]] under the reference             */
+    const double *old;          /* [start[n]] under the model that drew them  */
+    const double *value;        /* [n] a reward model's number                */
+    const double *score;        /* [n] what was measured: reward, or label    */
+    size_t n_all, chosen_all;   /* of the whole step: sequences; tokens of the
+                                 * chosen of its pairs                        */
+    double *dlogp;              /* [start[n]] out                             */
+    double *dvalue;             /* [n] out                                    */
+};
+
+struct at_objective_settings {
+    double beta;                /* strength of the reference, see each        */
+    double smoothing;           /* share of preferences taken to be wrong     */
+    double margin;              /* simpo: asked between chosen and rejected   */
+    double clip;                /* policy: most a ratio may leave 1           */
+};
+
+/* Sums over the step's sequences; what is not measured stays 0.              */
+struct at_objective_sum {
+    double loss;                /* of the whole step, when all calls are done */
+    double right, pairs;        /* pairs in the right order, of how many      */
+    double gap;                 /* of the pairs' implied rewards              */
+    double score, kl, clipped;  /* per sequence; clipped per token            */
+    double n, tokens;
+};
+
+enum at_objective_needs {
+    AT_NEEDS_PAIRS = 1, AT_NEEDS_SCORE = 2, AT_NEEDS_REF = 4,
+    AT_NEEDS_VALUE = 8,         /* works on value, not on logp                */
+    AT_NEEDS_OLD = 16           /* texts drawn by the model itself            */
+};
+
+typedef void at_objective_fn(const struct at_seqs *s,
+                             const struct at_objective_settings *o,
+                             struct at_objective_sum *sum);
+
+struct at_objective {
+    const char *name;
+    unsigned needs;
+    at_objective_fn *run;
+};
+
+extern const struct at_objective at_objectives[];
+/* NULL: none of that name (lm and sft are none: see at_linear_xent).         */
+const struct at_objective *at_objective_find(const char *name);
+
+/* Numbers of one sequence. */
+double at_seq_sum(const struct at_seqs *s, const double *x, size_t i);
+size_t at_seq_tokens(const struct at_seqs *s, size_t i);
+/* Adds d to the derivative of every token of sequence i.                     */
+void at_seq_pull(const struct at_seqs *s, size_t i, double d);
+/* Counts a pair whose implied rewards lie `gap` apart.                        */
+void at_count_pair(struct at_objective_sum *sum, double loss, double gap);
+/* log(1/(1+e^-x)), and its derivative's factor 1/(1+e^x).                    */
+double at_log_sigmoid(double x);
+double at_sigmoid(double x);
+
+at_objective_fn at_dpo, at_ipo, at_simpo, at_orpo;      /* prefer.c           */
+at_objective_fn at_bradley_terry, at_regression, at_binary; /* reward.c       */
+at_objective_fn at_rloo, at_grpo;                       /* policy.c           */
+
+#endif

@@ -1,0 +1,88 @@
+/* Learning from texts that the model drew itself and what they scored. */
+#include "train/align/objective.h"
+
+#include <math.h>
+
+/* min(ratio a, clip(ratio) a) and its derivative by log ratio.               */
+static double clipped(double log_ratio, double a, double clip, double *d,
+                      struct at_objective_sum *sum)
+{
+    double ratio = exp(log_ratio);
+    double bound = fmin(fmax(ratio, 1 - clip), 1 + clip);
+    bool inside = ratio * a <= bound * a;
+    *d = inside ? ratio * a : 0;
+    sum->clipped += inside ? 0 : 1;
+    return inside ? ratio * a : bound * a;
+}
+
+/* REINFORCE, leave one out (Kool et al. 2019; Ahmadian et al. 2024,
+ * arXiv:2402.14740).  A sequence's reward is its score less beta times its
+ * log-probability over the reference when it was drawn; its advantage is the
+ * reward less the mean of the others' of its group; loss = minus the clipped
+ * ratio of the whole sequence times the advantage.                           */
+void at_rloo(const struct at_seqs *s, const struct at_objective_settings *o,
+             struct at_objective_sum *sum)
+{
+    size_t k = s->group;
+    for (size_t g = 0; g + k <= s->n; g += k) {
+        double all = 0;
+        for (size_t i = g; i < g + k; i++)
+            all += s->score[i] - o->beta * (at_seq_sum(s, s->old, i) -
+                                            at_seq_sum(s, s->ref, i));
+        for (size_t i = g; i < g + k; i++) {
+            double kl = at_seq_sum(s, s->old, i) - at_seq_sum(s, s->ref, i);
+            double reward = s->score[i] - o->beta * kl, d;
+            double a = reward - (all - reward) / (double)(k - 1);
+            double gain = clipped(at_seq_sum(s, s->logp, i) -
+                                  at_seq_sum(s, s->old, i), a, o->clip, &d,
+                                  sum);
+            at_seq_pull(s, i, -d / (double)s->n_all);
+            sum->loss -= gain / (double)s->n_all;
+            sum->score += s->score[i];
+            sum->kl += kl;
+            sum->n += 1;
+            sum->tokens += 1;
+        }
+    }
+}
+
+/* One token of GRPO: minus the clipped gain, plus beta times the estimate
+ * e^(ref-logp) - (ref-logp) - 1 of the divergence; its derivative in *d.     */
+static double token_loss(const struct at_seqs *s, size_t t, double a,
+                         const struct at_objective_settings *o, double *d,
+                         struct at_objective_sum *sum)
+{
+    double off = s->ref[t] - s->logp[t], kl = exp(off) - off - 1;
+    double gain = clipped(s->logp[t] - s->old[t], a, o->clip, d, sum);
+    *d = -*d + o->beta * (1 - exp(off));
+    sum->kl += kl;
+    sum->tokens += 1;
+    return -gain + o->beta * kl;
+}
+
+/* Shao et al. 2024 (arXiv:2402.03300): the advantage is the score less the
+ * group's mean, over its standard deviation; loss = mean over sequences of the
+ * mean over tokens.                                                          */
+void at_grpo(const struct at_seqs *s, const struct at_objective_settings *o,
+             struct at_objective_sum *sum)
+{
+    size_t k = s->group;
+    for (size_t g = 0; g + k <= s->n; g += k) {
+        double mean = 0, var = 0;
+        for (size_t i = g; i < g + k; i++)
+            mean += s->score[i] / (double)k;
+        for (size_t i = g; i < g + k; i++)
+            var += (s->score[i] - mean) * (s->score[i] - mean) / (double)(k - 1);
+        for (size_t i = g; i < g + k; i++) {
+            double a = (s->score[i] - mean) / (sqrt(var) + 1e-4), d;
+            double each = 1 / fmax(1, (double)at_seq_tokens(s, i)) /
+                          (double)s->n_all;
+            for (size_t t = s->start[i]; t < s->start[i + 1]; t++) {
+                sum->loss += each * token_loss(s, t, a, o, &d, sum);
+                s->dlogp[t] += each * d;
+            }
+            sum->score += s->score[i];
+            sum->n += 1;
+        }
+    }
+}
