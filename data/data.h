@@ -132,6 +132,8 @@ struct at_loader_options {
     size_t rows, length;
     size_t hold;                /* batches the caller reads at once; 0: 1     */
     bool shuffle, once;         /* once: a single pass, then batch.last       */
+    bool ends;                  /* the last token is read too, not only a
+                                 * target: rewards stand there                */
     bool groups;                /* documents of a group are in one batch      */
     bool serial;                /* no thread that works ahead                 */
     bool all_roles;             /* train on all but bos; else as roles say:

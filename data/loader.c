@@ -1,7 +1,8 @@
 /* Batches: the order of an epoch, packing, and a thread that works ahead.
  *
  * The order is a counter-based permutation, so any cursor is reached at once.
- * A document of n tokens fills n-1 positions: its last token is only a target. */
+ * A document of n tokens fills n-1 positions: its last token is only a target,
+ * unless the ends are wanted too.                                            */
 #include "data/data.h"
 
 #include <pthread.h>
@@ -42,10 +43,16 @@ static uint64_t length_of(const struct at_data *d, uint64_t doc)
     return d->offset[doc + 1] - d->offset[doc];
 }
 
-/* Positions of the documents of the group that begins with `doc`.            */
-static size_t group_length(const struct at_data *d, uint64_t doc)
+/* Positions of a document.                                                   */
+static size_t positions(const struct at_data *d, bool ends, uint64_t doc)
 {
-    return d->offset[doc + d->group] - d->offset[doc] - d->group;
+    return length_of(d, doc) - (ends ? 0 : 1);
+}
+
+/* Positions of the documents of the group that begins with `doc`.            */
+static size_t group_length(const struct at_data *d, bool ends, uint64_t doc)
+{
+    return d->offset[doc + d->group] - d->offset[doc] - (ends ? 0 : d->group);
 }
 
 /* Positions of the next piece that starts at c, given `room` in the row; 0:
@@ -55,9 +62,9 @@ static size_t piece(const struct at_loader *l, struct at_cursor c, size_t room,
 {
     size_t left;
     *doc = document(l, c.epoch, c.index);
-    left = length_of(l->d, *doc) - 1 - c.offset;
+    left = positions(l->d, l->o.ends, *doc) - c.offset;
     if (l->o.groups && l->o.packing == AT_PACK_DOCS &&
-        c.index % l->d->group == 0 && group_length(l->d, *doc) > room)
+        c.index % l->d->group == 0 && group_length(l->d, l->o.ends, *doc) > room)
         return 0;
     if (left <= room)
         return left;
@@ -71,7 +78,7 @@ static bool advance(const struct at_loader *l, struct at_cursor *c,
                     uint64_t doc, size_t m)
 {
     c->offset += m;
-    if (c->offset + 1 < length_of(l->d, doc))
+    if (c->offset < positions(l->d, l->o.ends, doc))
         return false;
     c->offset = 0;
     if (++c->index < l->d->n_split[l->o.split])
@@ -84,12 +91,13 @@ static bool advance(const struct at_loader *l, struct at_cursor *c,
 static int copy_piece(struct at_loader *l, struct at_batch *b, size_t at,
                       uint64_t doc, uint64_t offset, size_t m)
 {
-    int rc = at_data_read(&l->cx, l->d, l->d->offset[doc] + offset, m + 1,
+    size_t left = length_of(l->d, doc) - offset, n = m < left ? m + 1 : m;
+    int rc = at_data_read(&l->cx, l->d, l->d->offset[doc] + offset, n,
                           l->ids, l->roles);
     if (rc < 0)
         return rc;
     for (size_t i = 0; i < m; i++) {
-        bool t = at_role_trained(l->roles[i + 1], l->o.all_roles);
+        bool t = i + 1 < n && at_role_trained(l->roles[i + 1], l->o.all_roles);
         b->ids[at + i] = l->ids[i];
         b->targets[at + i] = t ? l->ids[i + 1] : -1;
         b->pos[at + i] = (int32_t)i;
@@ -143,7 +151,7 @@ static int check_cursor(struct at_loader *l)
     struct at_cursor c = l->at;
     uint64_t n = l->d->n_split[l->o.split];
     if (c.index < n &&
-        c.offset < length_of(l->d, document(l, c.epoch, c.index)) - 1)
+        c.offset < positions(l->d, l->o.ends, document(l, c.epoch, c.index)))
         return AT_OK;
     return at_fail(&l->cx, AT_EINVAL, "%s: has no place to go on from at "
                    "document %llu, token %llu of epoch %llu: it is not the "
@@ -232,12 +240,12 @@ static void place(struct at_loader *l)
     l->roles = (uint8_t *)(l->ids + l->o.length + 1);
 }
 
-static size_t longest_group(const struct at_data *d)
+static size_t longest_group(const struct at_data *d, bool ends)
 {
     size_t most = 0;
     for (uint64_t i = 0; i < d->n_docs; i += d->group)
-        if (group_length(d, i) > most)
-            most = group_length(d, i);
+        if (group_length(d, ends, i) > most)
+            most = group_length(d, ends, i);
     return most;
 }
 
@@ -253,21 +261,23 @@ static int check_options(struct at_ctx *cx, const struct at_data *d,
         return at_fail(cx, AT_EINVAL, "%s: has no %s documents", path,
                        names[o->split]);
     if (o->groups && o->packing == AT_PACK_DOCS &&
-        longest_group(d) > o->length)
+        longest_group(d, o->ends) > o->length)
         return at_fail(cx, AT_EINVAL, "%s: documents that belong together need "
                        "a row of up to %llu tokens, and a row has %zu", path,
-                       (unsigned long long)longest_group(d), o->length);
+                       (unsigned long long)longest_group(d, o->ends), o->length);
     if (o->groups && (o->packing == AT_PACK_STREAM ||
                       (o->packing == AT_PACK_NONE && o->rows % d->group)))
         return at_fail(cx, AT_EINVAL, "%s: batches of %zu rows would part the "
                        "%zu documents that belong together", path, o->rows,
                        d->group);
     if (d->pairs && !o->all_roles &&
-        (o->packing == AT_PACK_STREAM || d->longest - 1 > o->length))
+        (o->packing == AT_PACK_STREAM ||
+         d->longest - (o->ends ? 0 : 1) > o->length))
         return at_fail(cx, AT_EINVAL, "%s: holds prompts and completions, and "
                        "the longest needs a row of %llu tokens; rows of %zu%s "
                        "would part them", path,
-                       (unsigned long long)(d->longest - 1), o->length,
+                       (unsigned long long)(d->longest - (o->ends ? 0 : 1)),
+                       o->length,
                        o->packing == AT_PACK_STREAM ? " without gaps" : "");
     return AT_OK;
 }

@@ -17,6 +17,7 @@ const struct at_key_group at_key_groups[] = {
                "`family` and its sizes to train from scratch." },
     { "data", "What it is trained on: a dataset made by `attune data`." },
     { "batch", "How many tokens make a step: rows x length x accumulate." },
+    { "align", "Objectives over whole texts: preferences, rewards." },
     { "lora", "Low-rank adapters (LoRA): the model stays as it is and small "
               "factors beside its weights are trained." },
     { "optim", "The optimizer." },
@@ -111,9 +112,30 @@ const struct at_key at_keys[] = {
       .help = "Batches that make one step; the result is that of one batch as "
               "large." },
 
-    { "objective", CHOICE("lm|sft", "lm"), .also = "loss task",
+    { "objective", CHOICE("lm|sft|dpo|ipo|simpo|orpo|reward|regression|binary",
+                          "lm"),
+      .also = "loss task stage",
       .help = "lm: learn every token; sft: learn the tokens whose role in the "
-              "dataset says so (answers, not questions)." },
+              "dataset says so (answers, not questions); dpo, ipo, simpo, "
+              "orpo: learn from preferences; reward: a reward model from "
+              "preferences (Bradley-Terry); regression, binary: a reward model "
+              "from scores, or from labels 0 and 1." },
+    { "align.beta", REAL(1e-9, 1e9, "0.1"),
+      .with = "objective=dpo|ipo|simpo|orpo",
+      .also = "beta dpo_beta pref_beta",
+      .help = "How firmly the model is held to the reference (dpo, ipo); scale "
+              "of the reward (simpo: 2 is usual); weight of the odds ratio "
+              "(orpo)." },
+    { "align.smoothing", REAL(0, 0.499999, "0"),
+      .with = "objective=dpo|simpo|reward", .also = "label_smoothing",
+      .help = "Share of the preferences taken to be the wrong way round." },
+    { "align.margin", REAL(0, 1e9, "0.5"), .with = "objective=simpo",
+      .also = "simpo_gamma gamma",
+      .help = "How far apart the rewards of chosen and rejected should be." },
+    { "align.score", TEXT(TEXT, ""), .with = "objective=regression|binary",
+      .also = "reward_column label",
+      .help = "Which of the dataset's scores is learnt, when it has several." },
+
 
     { "lora.rank", INT(0, 4096, "0"), .also = "r lora_r lora_rank",
       .help = "Rank of the adapters; 0: no adapters, the model itself is "

@@ -145,8 +145,8 @@ static void spellings_are_taken_or_refused(void **state)
         { "optim: {lr: 1,5}", "no key 'optim.5'" },
         { "data.pack: yes", "write true or false" },
         { "data.pack: 'true'", "write true or false" },
-        { "objective: stf", "one of lm|sft: did you mean sft?" },
-        { "objective: zebra", "must be one of lm|sft" },
+        { "objective: stf", "did you mean sft?" },
+        { "objective: zebra", "must be one of lm|sft|dpo" },
         { "freeze: 'a('", "missing closing parenthesis, at character 3" },
         { "freeze: \"a\\0b\"", "NUL" },
         { "eval: {every: 1, samples: one}", "is a list" },
@@ -529,7 +529,8 @@ static void hash_names_the_values(void **state)
 
 static void ready_recipes_load(void **state)
 {
-    static const char *const name[] = { "pretrain", "full", "sft-lora" };
+    static const char *const name[] = { "pretrain", "full", "sft-lora", "dpo",
+                                        "reward" };
     (void)state;
     for (size_t i = 0; i < AT_COUNT(name); i++) {
         struct at_ctx cx;

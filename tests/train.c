@@ -37,6 +37,7 @@ static const char *const verbs[] = { "sees", "likes", "finds", "paints",
 static void write_texts(void)
 {
     FILE *pairs = fopen(in_dir("pairs.jsonl"), "w");
+    FILE *prefs = fopen(in_dir("prefs.jsonl"), "w");
     struct at_rng r = { 1, AT_RNG_TEST, 0 };
     for (uint64_t i = 0; i < 160; i++) {
         const char *a = nouns[at_rng_u64(&r, 0, i) % AT_COUNT(nouns)];
@@ -45,8 +46,14 @@ static void write_texts(void)
         fprintf(pairs, "{\"prompt\": \"what does the %s do? (%d)\", "
                 "\"completion\": \" the %s %s the %s%s.\"}\n", a, (int)i, a, v,
                 b, i % 3 ? "" : " and then the other one too");
+        fprintf(prefs, "{\"prompt\": \"what does the %s do? (%d)\", "
+                "\"chosen\": \" it %s the %s%s.\", \"rejected\": "
+                "\" nothing%s.\", \"score\": %d}\n", a, (int)i, v, b,
+                i % 3 ? "" : " and then the other one too",
+                i % 4 ? "" : " at all", (int)(i % 5));
     }
     fclose(pairs);
+    fclose(prefs);
 }
 
 static int next_text(struct at_ctx *cx, void *self, const char **text,
@@ -81,19 +88,24 @@ static void make_tokenizer(struct at_ctx *cx, size_t vocab, const char *name)
 }
 
 static void make_data(struct at_ctx *cx, const char *tokenizer,
-                      const char *name)
+                      const char *from, const char *name)
 {
-    const char *inputs[] = { in_dir("pairs.jsonl") };
+    static const char *const score[] = { "score" };
+    const char *inputs[] = { in_dir(from) };
     struct at_data_options o = { .inputs = inputs, .n_inputs = 1,
                                  .out = in_dir(name), .max_length = 64,
                                  .validation = 0.2, .n_threads = 2 };
     struct at_data_stats stats;
     struct at_tok *tok;
+    uint64_t n_docs;
     OK(cx, at_model_tokenizer(cx, &cx->run, in_dir(tokenizer), &tok));
     o.tok = tok;
+    o.scores = score;
+    o.n_scores = strcmp(from, "prefs.jsonl") == 0;
     OK(cx, at_data_build(cx, &o, NULL, NULL, &stats));
-    assert_int_equal(stats.n_docs[0] + stats.n_docs[1], 160);
-    assert_true(stats.n_docs[1] > 15 && stats.n_docs[1] < 50);
+    n_docs = stats.n_docs[0] + stats.n_docs[1];
+    assert_int_equal(n_docs, stats.preference ? 320 : 160);
+    assert_true(stats.n_docs[1] > n_docs / 10 && stats.n_docs[1] < n_docs / 3);
 }
 
 /* ---- recipes ------------------------------------------------------------------- */
@@ -115,12 +127,21 @@ static const char lora[] =
     "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4}\n"
     "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
 
+static const char prefer[] =
+    "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
+    "data: {path: %s/prefs.h5}\nbatch: {rows: 4, length: 64, accumulate: 2}\n"
+    "objective: dpo\nlora: {rank: 4, targets: proj}\n"
+    "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4}\n"
+    "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
 static int parse(struct at_ctx *cx, const char *text, const char *run,
                  const char *const *over, size_t n, struct at_recipe **r)
 {
     char yaml[2048];
     if (strstr(text, "tok.h5"))
         snprintf(yaml, sizeof yaml, scratch, dir, dir, dir, run);
+    else if (text == prefer)
+        snprintf(yaml, sizeof yaml, prefer, dir, dir, dir, run);
     else
         snprintf(yaml, sizeof yaml, lora, dir, dir, dir, run);
     return at_recipe_parse(cx, &cx->run, "test.yaml", yaml, strlen(yaml), over,
@@ -266,7 +287,10 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         { scratch, "threads=1" }, { lora, "threads=1" },
         { scratch, "data.pack=false" }, { scratch, "train.recompute=block" },
         { scratch, "optim.name=sgd" }, { scratch, "optim.name=lion" },
-        { lora, "optim.lr_scale=[lora_b=16]" },
+        { lora, "optim.lr_scale=[lora_b=16]" }, { prefer, NULL },
+        { prefer, "lora.rank=0" }, { prefer, "objective=reward" },
+        { prefer, "objective=orpo" }, { prefer, "data.pack=false" },
+        { prefer, "objective=regression" },
     };
     (void)state;
     for (size_t i = 0; i < AT_COUNT(kinds); i++) {
@@ -283,6 +307,28 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         same_runs(a, b);
         assert_int_equal(resume(b, NULL), AT_OK);   /* finished: nothing more */
         same_runs(a, b);
+    }
+}
+
+/* Preferences are learnt: from no preference (log 2) to most of them right;
+ * and a reward model reads its texts' ends.                                   */
+static void preferences_are_learnt(void **state)
+{
+    static const char *const runs[] = { "whole10", "whole11", "whole12" };
+    (void)state;
+    for (size_t k = 0; k < AT_COUNT(runs); k++) {
+        struct at_ctx cx;
+        struct at_metrics_row *row;
+        size_t n;
+        bool torn;
+        at_ctx_init(&cx);
+        OK(&cx, at_metrics_read(&cx, &cx.run, in_dir(runs[k]), &row, &n,
+                                &torn));
+        if (k < 2)
+            assert_true(fabs(row[0].loss - log(2)) < 1e-6);
+        assert_true(row[n - 1].eval && row[n - 1].accuracy > 0.9);
+        assert_true(row[n - 1].loss < 0.5 && row[n - 1].margin > 0.3);
+        at_ctx_finish(&cx);
     }
 }
 
@@ -625,6 +671,12 @@ static void requests_that_cannot_work_are_refused(void **state)
         { lora, "optim.lr_scale=[lora_b]", "must be PATTERN=FACTOR" },
         { lora, "optim.lr_scale=[lora_b=-1]", "with a factor from 0" },
         { lora, "batch.length=8", "the longest document" },
+        { lora, "objective=dpo", "holds none: its samples need the keys chosen" },
+        { lora, "objective=binary", "has no scores" },
+        { scratch, "objective=dpo", "give model.path" },
+        { prefer, "objective=sft", "would learn the rejected texts" },
+        { prefer, "data.stream=true", "needs them whole" },
+        { prefer, "batch.length=20", "belong together need a row" },
     };
     char err[4096];
     (void)state;
@@ -646,7 +698,7 @@ static void another_tokenizer_is_refused(void **state)
     (void)state;
     at_ctx_init(&cx);
     make_tokenizer(&cx, 300, "tok2.h5");
-    make_data(&cx, "tok2.h5", "pairs2.h5");
+    make_data(&cx, "tok2.h5", "pairs.jsonl", "pairs2.h5");
     snprintf(over, sizeof over, "data.path=%s/pairs2.h5", dir);
     assert_int_equal(run(lora, "refused", over, NULL, NULL, err), AT_EINVAL);
     assert_non_null(strstr(err, "another tokenizer"));
@@ -754,7 +806,8 @@ static int setup(void **state)
     at_ctx_init(&cx);
     write_texts();
     make_tokenizer(&cx, 320, "tok.h5");
-    make_data(&cx, "tok.h5", "pairs.h5");
+    make_data(&cx, "tok.h5", "pairs.jsonl", "pairs.h5");
+    make_data(&cx, "tok.h5", "prefs.jsonl", "prefs.h5");
     OK(&cx, at_run_train(&cx, recipe(&cx, scratch, "first", NULL, 0), true,
                          NULL, NULL));
     OK(&cx, at_infer_open(&cx, in_dir("first"), "cpu", 2, 1, 32, 0, 0, &in));
@@ -777,6 +830,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stopped_and_resumed_is_undisturbed),
+        cmocka_unit_test(preferences_are_learnt),
         cmocka_unit_test(recomputing_changes_no_bit_of_a_run),
         cmocka_unit_test(killed_anywhere_nothing_is_lost),
         cmocka_unit_test(one_big_batch_equals_several_small),

@@ -219,15 +219,16 @@ static void show_batch(struct at_job *j, const struct at_batch *b,
                 at_text_addf(&t, "%s", want ? "\u27E6" : "\u27E7");
             on = want;
             at_text_add(&t, s, len);
-            if (b->targets[k] >= 0) {
+            if (b->targets[k] >= 0 && ce) {
                 sum += (double)ce[k];
                 n++;
             }
         }
-        printf("  row %zu, document %lld: %zu tokens, %zu trained, loss "
-               "%.4f\n    %s%s\n", i / b->length, (long long)b->doc[i],
-               end - i, n, n ? sum / (double)n : 0.0, t.s ? t.s : "",
-               on ? "\u27E7" : "");
+        printf("  row %zu, document %lld: %zu tokens", i / b->length,
+               (long long)b->doc[i], end - i);
+        if (ce)
+            printf(", %zu trained, loss %.4f", n, n ? sum / (double)n : 0.0);
+        printf("\n    %s%s\n", t.s ? t.s : "", on ? "\u27E7" : "");
         at_text_finish(&t);
         i = end;
     }

@@ -106,12 +106,56 @@ static int open_one(struct at_job *j, const char *key, struct at_data **d)
     return AT_OK;
 }
 
+static bool needs(const struct at_job *j, enum at_objective_needs what)
+{
+    return j->objective && (j->objective->needs & what);
+}
+
+/* Which of the dataset's scores is trained on.                               */
+static int find_score(struct at_job *j, const struct at_data *d, size_t *which)
+{
+    const char *name = at_recipe_text(j->r, "align.score");
+    for (*which = 0; *which < d->n_scores; (*which)++)
+        if (strcmp(d->score_name[*which], name) == 0 ||
+            (!*name && d->n_scores == 1))
+            return AT_OK;
+    act_on(j, "align.score");
+    return at_fail(j->cx, AT_EINVAL, d->n_scores == 0 ? "%s has no scores: make "
+                   "it with 'attune data --score KEY'%s" : *name ? "%s has no "
+                   "score '%s' ('attune inspect' lists them)" : "%s has several "
+                   "scores%s: say which by align.score", at_h5_path(d->f), name);
+}
+
+static int check_objective(struct at_job *j, const struct at_data *d)
+{
+    const char *path = at_h5_path(d->f);
+    size_t which;
+    if (needs(j, AT_NEEDS_REF) && !j->start)
+        return at_fail(j->cx, AT_EINVAL, "objective %s compares with the model "
+                       "that training starts from: give model.path",
+                       j->objective->name);
+    if (needs(j, AT_NEEDS_PAIRS) && !d->preference)
+        return at_fail(j->cx, AT_EINVAL, "objective %s learns from preferences, "
+                       "and %s holds none: its samples need the keys chosen "
+                       "and rejected", j->objective->name, path);
+    if (needs(j, AT_NEEDS_PAIRS) && at_recipe_bool(j->r, "data.stream"))
+        return at_fail(j->cx, AT_EINVAL, "data.stream cuts texts, and objective "
+                       "%s needs them whole", j->objective->name);
+    return needs(j, AT_NEEDS_SCORE) ? find_score(j, d, &which) : AT_OK;
+}
+
 static int check_targets(struct at_job *j)
 {
     const struct at_data *d = j->data;
     size_t T = size_of(j, "batch.length");
     bool sft = strcmp(at_recipe_text(j->r, "objective"), "sft") == 0;
     act_on(j, "objective");
+    if (j->objective)
+        return check_objective(j, d);
+    if (d->preference)
+        return at_fail(j->cx, AT_EINVAL, "%s holds preferences: lm and sft would "
+                       "learn the rejected texts too; use objective: dpo, ipo, "
+                       "simpo, orpo or reward", at_h5_path(d->f));
     if (sft && !d->pairs)
         return at_fail(j->cx, AT_EINVAL, "objective is sft, but %s holds plain "
                        "texts, not prompts with completions: use objective: lm",
@@ -153,6 +197,7 @@ static struct at_loader_options loader_options(const struct at_job *j, bool eval
                                                        : AT_PACK_NONE,
         .split = AT_TRAIN, .hold = size_of(j, "batch.accumulate"),
         .shuffle = at_recipe_bool(j->r, "data.shuffle"),
+        .groups = needs(j, AT_NEEDS_PAIRS), .ends = needs(j, AT_NEEDS_VALUE),
     };
     if (eval) {
         /* A file of its own is evaluated on whole: its training split.       */
@@ -223,6 +268,26 @@ static int check_sites(struct at_job *j)
 
 /* ---- graph, optimizer, schedule ------------------------------------------------ */
 
+static bool nothing(const void *self, const char *name)
+{
+    (void)self;
+    (void)name;
+    return false;
+}
+
+/* A model trained as a whole is compared with a copy of what it was.         */
+static int open_reference(struct at_job *j)
+{
+    if (!needs(j, AT_NEEDS_REF) || j->adapters.n)
+        return AT_OK;
+    j->reference = at_alloc(j->cx, &j->cx->run, sizeof *j->reference);
+    if (!j->reference)
+        return AT_ENOMEM;
+    at_params_init(j->reference, j->cx, &j->cx->run);
+    j->reference->trains = nothing;
+    return AT_OK;
+}
+
 static int build(struct at_job *j)
 {
     struct at_step_settings s = {
@@ -233,10 +298,20 @@ static int build(struct at_job *j)
         .recompute = strcmp(at_recipe_text(j->r, "train.recompute"),
                             "block") == 0,
         .train = true, .seed = (uint64_t)at_recipe_int(j->r, "seed"),
+        .objective = j->objective, .group = j->data->group,
+        .reference = j->reference,
+        .how = { .beta = at_recipe_real(j->r, "align.beta"),
+                 .smoothing = at_recipe_real(j->r, "align.smoothing"),
+                 .margin = at_recipe_real(j->r, "align.margin") },
     };
+    size_t which;
     int rc;
     act_on(j, "batch.length");
     j->accumulate = s.accumulate;
+    rc = open_reference(j);
+    if (rc < 0)
+        return rc;
+    s.reference = j->reference;
     at_params_init(&j->ps, j->cx, &j->cx->run);
     j->ps.trains = at_rules_train;
     j->ps.trains_self = j->rules;
@@ -244,6 +319,11 @@ static int build(struct at_job *j)
                         &s, &j->st);
     if (check_sites(j) < 0)         /* the better message                     */
         return j->cx->err.code;
+    if (rc == AT_OK && needs(j, AT_NEEDS_SCORE)) {
+        rc = find_score(j, j->data, &which);
+        j->st->score = j->data->score + which;
+        j->st->score_stride = j->data->n_scores;
+    }
     return rc == AT_OK ? at_rules_check(j->cx, j->rules, &j->ps) : rc;
 }
 
@@ -321,6 +401,8 @@ static void size_up(struct at_job *j)
                                         : j->adapters.n == 0;
     j->memory[AT_MEM_FILES] = FILES_BYTES + arrays * ARRAY_BYTES;
     j->memory[AT_MEM_FROZEN] = j->ps.n_fixed * sizeof(at_real);
+    if (j->reference)
+        j->memory[AT_MEM_FROZEN] += at_params_bytes(j->reference, false);
     j->memory[AT_MEM_TRAINED] = j->memory[AT_MEM_GRADS] = trained;
     j->memory[AT_MEM_OPTIM] = at_optim_bytes(impl, &j->optim, j->ps.n_flat);
     j->memory[AT_MEM_ACTIVATIONS] = j->st->region_bytes;
@@ -351,14 +433,17 @@ int at_job_open(struct at_ctx *cx, struct at_recipe *r, struct at_job **made)
     act_on(j, "backend");
     if (rc == AT_OK)
         rc = at_kernels_find(cx, at_recipe_text(r, "backend"), &j->k);
+    j->objective = at_objective_find(at_recipe_text(r, "objective"));
     if (rc == AT_OK)
         rc = open_model(j);
+    j->d.value = needs(j, AT_NEEDS_VALUE);
     if (rc == AT_OK)
         rc = open_data(j);
     if (rc == AT_OK)
         rc = open_adapters(j);
     if (rc == AT_OK)
-        rc = at_rules_create(cx, &cx->run, r, j->adapters.n > 0, &j->rules);
+        rc = at_rules_create(cx, &cx->run, r, j->adapters.n > 0, j->d.value,
+                             &j->rules);
     if (rc == AT_OK)
         rc = build(j);
     if (rc == AT_OK)
@@ -409,6 +494,10 @@ int at_job_start(struct at_job *j)
     int rc = refuse_what_cannot_fit(j);
     if (rc == AT_OK)
         rc = at_params_seal(&j->ps);
+    if (rc == AT_OK && j->reference)
+        rc = at_params_seal(j->reference);
+    if (rc == AT_OK && j->reference)
+        rc = at_model_read(cx, j->start, j->reference, false);
     if (rc == AT_OK && j->start)
         rc = at_model_read(cx, j->start, &j->ps, j->start->adapters.n > 0);
     if (rc == AT_OK)
@@ -436,6 +525,8 @@ void at_job_close(struct at_job *j)
     at_optim_destroy(j->o);
     at_step_destroy(j->st);
     at_params_finish(&j->ps);
+    if (j->reference)
+        at_params_finish(j->reference);
     at_adapters_destroy(&j->adapters);
     at_rules_destroy(j->rules);
     if (j->validation != j->data)

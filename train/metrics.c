@@ -12,20 +12,28 @@
 
 #define COUNT(m, unit, help, train, eval, machine) \
     { #m, unit, help, AT_METRIC_COUNT, offsetof(struct at_metrics_row, m), \
-      train, eval, machine }
+      train, eval, machine, false }
 #define REAL(m, unit, help, train, eval, machine) \
     { #m, unit, help, AT_METRIC_REAL, offsetof(struct at_metrics_row, m), \
-      train, eval, machine }
+      train, eval, machine, false }
+#define MEAN(m, unit, help) \
+    { #m, unit, help, AT_METRIC_REAL, offsetof(struct at_metrics_row, m), \
+      1, 1, 0, true }
 
 const struct at_metric_column at_metric_columns[] = {
-    REAL(loss, "nats", "mean loss over the target tokens", 1, 1, 0),
+    REAL(loss, "nats", "mean loss over the target tokens, or texts", 1, 1, 0),
     REAL(loss_se, "nats", "standard error of that mean", 1, 1, 0),
+    MEAN(accuracy, NULL, "share of preferences in the right order"),
+    MEAN(margin, NULL, "mean gap between the implied rewards of chosen and "
+         "rejected"),
+    MEAN(reward, NULL, "mean reward of the texts"),
+    MEAN(kl, "nats", "mean divergence from the reference"),
     REAL(grad_norm, NULL, "Euclidean norm of the gradient", 1, 0, 0),
     REAL(grad_z, NULL, "its distance from the running mean, in standard "
          "deviations", 1, 0, 0),
     REAL(lr, NULL, "learning rate", 1, 0, 0),
     { "skipped", NULL, "the step was not finite; the weights stayed",
-      AT_METRIC_FLAG, offsetof(struct at_metrics_row, skipped), 1, 0, 0 },
+      AT_METRIC_FLAG, offsetof(struct at_metrics_row, skipped), 1, 0, 0, 0 },
     COUNT(tokens, "tokens", "read in this step or evaluation", 1, 1, 0),
     COUNT(targets, "tokens", "of them, learnt or judged", 1, 1, 0),
     COUNT(all_tokens, "tokens", "trained on since the run began", 1, 1, 0),
@@ -75,6 +83,8 @@ static uint64_t count_of(const struct at_metrics_row *row,
 static bool has(const struct at_metrics_row *row,
                 const struct at_metric_column *c)
 {
+    if (c->optional && isnan(real_of(row, c)))
+        return false;
     return row->eval ? c->eval : c->train;
 }
 

@@ -22,6 +22,7 @@ struct at_metrics_row {
     bool eval;                  /* split "eval", else "train"                 */
     bool skipped;               /* not finite, the weights stayed             */
     double loss, loss_se;       /* mean over targets, its standard error      */
+    double accuracy, margin, reward, kl;    /* NaN: not measured              */
     double grad_norm, grad_z, lr;
     uint64_t tokens, targets;   /* of this step or evaluation                 */
     uint64_t all_tokens;      /* trained on since the run began             */
@@ -39,6 +40,7 @@ struct at_metric_column {
     size_t at;                  /* offset in the row                          */
     bool train, eval;           /* rows that have it                          */
     bool machine;               /* may differ between equal runs              */
+    bool optional;              /* left out of a row where it is NaN          */
 };
 
 /* After "step" and "split", before "nonfinite". */

@@ -22,7 +22,8 @@
     X(norm_plus, norm_plus, bool) X(qk_norm, qk_norm, enum at_qk_norm)   \
     X(parallel, parallel, bool) X(rotary, rotary, size_t)                \
     X(scaling, scaling, enum at_scaling) X(scale_from, scale_from, size_t) \
-    X(window, window, size_t) X(full_every, full_every, size_t)
+    X(window, window, size_t) X(full_every, full_every, size_t)          \
+    X(value, value, bool)
 #define MORE_REALS(X)                                                    \
     X(rope_local) X(scale_factor) X(scale_low) X(scale_high)             \
     X(attn_scale) X(embed_scale)
@@ -318,7 +319,8 @@ static int all_used(struct at_ctx *cx, struct at_h5 *f,
     if (rc < 0 || n == used)
         return rc;
     for (size_t i = 0; i < n; i++)
-        if (!at_param_find(ps, names[i] + off))
+        if (!at_param_find(ps, names[i] + off) &&
+            !at_decoder_owns_value(names[i] + off))
             return at_fail(cx, AT_EFORMAT, "%s: holds '%s', which the model has "
                            "no place for", at_h5_path(f), names[i] + off);
     return AT_OK;
@@ -341,7 +343,8 @@ int at_model_read(struct at_ctx *cx, const struct at_model *m,
     }
     for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
         const char *name = ps->p[i]->val.name;
-        if (!ps->p[i]->loaded && !(at_adapter_owns(name) && !adapter))
+        if (!ps->p[i]->loaded && !(at_adapter_owns(name) && !adapter) &&
+            !(at_decoder_owns_value(name) && !m->d.value))
             rc = at_fail(cx, AT_EFORMAT, "%s: has no weights for '%s'",
                          m->path, name);
     }

@@ -2,6 +2,7 @@
 #include "train/rules.h"
 
 #include "train/adapters/adapter.h"
+#include "train/models/model.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ struct at_rules {
     size_t n_scales;
     struct at_src scale_at;     /* where the recipe says them                 */
     struct at_strings scale_text;
-    bool adapter;
+    bool adapter, value;
 };
 
 static int open_pattern(struct at_ctx *cx, const struct at_recipe *r,
@@ -50,7 +51,7 @@ static int open_scale(struct at_ctx *cx, const char *text, struct scale *s)
 
 int at_rules_create(struct at_ctx *cx, struct at_arena *arena,
                     const struct at_recipe *r, bool adapter,
-                    struct at_rules **made)
+                    bool value, struct at_rules **made)
 {
     struct at_rules *u = at_alloc(cx, arena, sizeof *u);
     int rc;
@@ -58,6 +59,7 @@ int at_rules_create(struct at_ctx *cx, struct at_arena *arena,
         return AT_ENOMEM;
     *made = u;
     u->adapter = adapter;
+    u->value = value;
     rc = open_pattern(cx, r, "freeze", &u->freeze);
     if (rc == AT_OK)
         rc = open_pattern(cx, r, "train_only", &u->only);
@@ -90,6 +92,10 @@ bool at_rules_train(const void *self, const char *name)
 {
     const struct at_rules *u = self;
     bool yes = !u->adapter || at_adapter_owns(name);
+    if (u->value && at_decoder_owns_value(name))
+        return true;
+    if (u->value && strcmp(name, "head.weight") == 0)
+        return false;           /* a reward model predicts no tokens          */
     if (u->only)
         yes = at_pattern_finds(u->only, name) || at_adapter_owns(name);
     if (u->freeze && at_pattern_finds(u->freeze, name))

@@ -50,7 +50,8 @@ static int log_step(struct loop *l, const struct at_step_result *r)
     struct at_progress p = { .job = j, .r = r };
     struct at_metrics_row row = {
         .step = j->s.step, .skipped = r->skipped, .loss = r->loss,
-        .loss_se = r->loss_se, .grad_norm = r->grad_norm, .grad_z = r->grad_z,
+        .loss_se = r->loss_se, .accuracy = r->accuracy, .margin = r->margin,
+        .reward = r->reward, .kl = r->kl, .grad_norm = r->grad_norm, .grad_z = r->grad_z,
         .lr = r->lr, .tokens = r->n_tokens, .targets = r->n_targets,
         .all_tokens = j->s.tokens, .epoch = l->batch[0]->from.epoch,
         .index = l->batch[0]->from.index, .offset = l->batch[0]->from.offset,
@@ -73,7 +74,9 @@ static int log_step(struct loop *l, const struct at_step_result *r)
 
 /* ---- evaluation ------------------------------------------------------------- */
 
-static int mean_loss(struct at_job *j, struct at_eval_sum *sum)
+/* *tokens: how many were read. */
+static int mean_loss(struct at_job *j, struct at_eval_sum *sum,
+                     uint64_t *tokens)
 {
     uint64_t most = (uint64_t)at_recipe_int(j->r, "eval.batches");
     const struct at_batch *b;
@@ -84,6 +87,7 @@ static int mean_loss(struct at_job *j, struct at_eval_sum *sum)
         if (rc < 0)
             return at_note(j->cx, rc, "reading the validation data");
         at_step_eval(j->st, b, sum);
+        *tokens += b->n_tokens;
         if (b->last)
             break;
     }
@@ -148,10 +152,12 @@ static int evaluate(struct loop *l, bool *best)
 {
     struct at_job *j = l->j;
     struct at_eval_sum sum;
+    struct at_step_result means = { 0 };
+    char right[32] = "";
     double start = at_now_s(), loss;
     struct at_metrics_row row = { .step = j->s.step, .eval = true,
                                   .all_tokens = j->s.tokens };
-    int rc = mean_loss(j, &sum);
+    int rc = mean_loss(j, &sum, &row.tokens);
     if (rc < 0)
         return rc;
     loss = sum.ce / (double)sum.n;
@@ -167,12 +173,20 @@ static int evaluate(struct loop *l, bool *best)
     row.loss = loss;
     row.loss_se = sqrt(fmax(0, sum.ce2 / (double)sum.n - loss * loss) /
                        (double)sum.n);
-    row.targets = row.tokens = sum.n;
+    at_step_means(&sum.o, &means);
+    row.accuracy = means.accuracy;
+    row.margin = means.margin;
+    row.reward = means.reward;
+    row.kl = means.kl;
+    row.targets = sum.n;
     row.time_s = at_now_s() - start;
-    row.tokens_per_s = (double)sum.n / fmax(row.time_s, 1e-9);
+    row.tokens_per_s = (double)row.tokens / fmax(row.time_s, 1e-9);
     row.peak_bytes = at_peak_rss_bytes();
-    say(l, "step %llu: validation loss %.4f \u00B1 %.4f%s",
-        (unsigned long long)j->s.step, loss, row.loss_se,
+    if (isfinite(means.accuracy))
+        snprintf(right, sizeof right, ", accuracy %.1f %%",
+                 100 * means.accuracy);
+    say(l, "step %llu: validation loss %.4f \u00B1 %.4f%s%s",
+        (unsigned long long)j->s.step, loss, row.loss_se, right,
         *best ? ", the best so far" : "");
     rc = at_metrics_add(j->cx, j->metrics, &row);
     return rc == AT_OK ? draw_samples(j) : rc;

@@ -44,6 +44,8 @@ struct at_job {
     struct at_model *start;     /* what training starts from, or NULL         */
     struct at_data *data, *validation;  /* the same when there is one file    */
     struct at_params ps;
+    const struct at_objective *objective;   /* NULL: language modelling       */
+    struct at_params *reference;    /* NULL: ps without adapters, or not needed */
     struct at_rules *rules;
     struct at_adapters adapters;
     struct at_step *st;

@@ -4,19 +4,47 @@
 #include <math.h>
 #include <string.h>
 
+enum pass { TRAIN, EVAL, REF };
+
+/* The end of a graph over hidden states: roots, and backward where it trains. */
+static int finish(struct at_step *st, struct at_graph *g, struct at_val *hidden,
+                  bool train, struct at_step_io *io)
+{
+    const struct at_objective *o = st->set.objective;
+    struct at_val *head = at_decoder_head(g, st->d), *roots[2];
+    int n = 1, rc = AT_OK;
+    if (!o) {
+        roots[0] = io->loss = at_linear_xent(g, hidden, head, io->target,
+                                             io->weight, &io->ce);
+        roots[n++] = io->ce;
+    } else if (o->needs & AT_NEEDS_VALUE) {
+        roots[0] = io->value = at_decoder_value(g, st->d, hidden);
+    } else {
+        roots[0] = io->ce = at_linear_ce(g, hidden, head, io->target);
+    }
+    if (!head || !roots[0])
+        return st->cx->err.code;
+    if (train && o)
+        io->seed = at_input(g, "derivative", AT_REAL, roots[0]->shape);
+    if (train)
+        rc = at_grad(g, roots[0], io->seed);
+    return rc == AT_OK ? at_plan_create(g, roots, n, &io->plan) : rc;
+}
+
 static int build(struct at_step *st, struct at_arena *arena,
                  const struct at_adapters *adapters, const at_real *rope,
-                 bool train, struct at_step_io *io)
+                 enum pass pass, struct at_step_io *io)
 {
     const struct at_step_settings *s = &st->set;
+    bool train = pass == TRAIN;
     struct at_decoder_options o = { train ? s->dropout : 0,
                                     train && s->recompute, rope };
     struct at_shape N = at_shape1(s->rows * s->length);
     struct at_tokens in = { .B = s->rows };
     struct at_graph *g;
-    struct at_val *roots[2];
-    int rc = at_graph_create(st->cx, arena, st->ps, st->k, &g);
-    if (rc == AT_OK && adapters)
+    int rc = at_graph_create(st->cx, arena, pass == REF && s->reference ?
+                             s->reference : st->ps, st->k, &g);
+    if (rc == AT_OK && adapters && pass != REF)
         rc = at_adapters_attach(adapters, g, train);
     if (rc < 0)
         return rc;
@@ -24,19 +52,12 @@ static int build(struct at_step *st, struct at_arena *arena,
     in.pos = io->pos = at_input(g, "pos", AT_I32, N);
     in.first = io->first = at_input(g, "first", AT_I32, N);
     io->target = at_input(g, "target", AT_I32, N);
-    io->weight = at_input(g, "weight", AT_REAL, N);
-    if (!in.ids || !in.pos || !in.first || !io->target || !io->weight)
+    if (!s->objective)
+        io->weight = at_input(g, "weight", AT_REAL, N);
+    if (!in.ids || !in.pos || !in.first || !io->target ||
+        (!s->objective && !io->weight))
         return AT_ENOMEM;
-    io->loss = at_linear_xent(g, at_decoder_hidden(g, st->d, &in, &o),
-                              at_decoder_head(g, st->d), io->target,
-                              io->weight, &io->ce);
-    if (!io->loss)
-        return st->cx->err.code;
-    if (train)
-        rc = at_grad(g, io->loss, NULL);
-    roots[0] = io->loss;
-    roots[1] = io->ce;
-    return rc == AT_OK ? at_plan_create(g, roots, 2, &io->plan) : rc;
+    return finish(st, g, at_decoder_hidden(g, st->d, &in, &o), train, io);
 }
 
 /* Every trainable param must get a gradient, or training is not what it seems. */
@@ -52,6 +73,29 @@ static int all_touched(struct at_step *st)
     return AT_OK;
 }
 
+static int build_all(struct at_step *st, struct at_arena *arena,
+                     const struct at_adapters *adapters, const at_real *rope)
+{
+    const struct at_objective *o = st->set.objective;
+    int rc = AT_OK;
+    if (st->set.train) {
+        rc = build(st, arena, adapters, rope, TRAIN, &st->train);
+        if (rc == AT_OK)
+            rc = all_touched(st);
+        if (rc < 0)
+            return at_note(st->cx, rc, "building the training graph");
+    }
+    rc = build(st, arena, adapters, rope, EVAL, &st->eval);
+    if (rc < 0)
+        return at_note(st->cx, rc, "building the evaluation graph");
+    if (o)
+        rc = at_gather_create(st->cx, arena, st->set.rows * st->set.length,
+                              &st->seq);
+    if (rc == AT_OK && o && (o->needs & AT_NEEDS_REF))
+        rc = build(st, arena, NULL, rope, REF, &st->ref);
+    return rc < 0 ? at_note(st->cx, rc, "building the reference's graph") : rc;
+}
+
 int at_step_create(struct at_ctx *cx, struct at_arena *arena,
                    const struct at_decoder *d, struct at_params *ps,
                    const struct at_kernels *k,
@@ -59,6 +103,7 @@ int at_step_create(struct at_ctx *cx, struct at_arena *arena,
                    const struct at_step_settings *s, struct at_step **made)
 {
     struct at_step *st = at_alloc(cx, arena, sizeof *st);
+    const struct at_step_io *io;
     const at_real *rope;
     int rc;
     if (!st)
@@ -72,20 +117,13 @@ int at_step_create(struct at_ctx *cx, struct at_arena *arena,
         return at_fail(cx, AT_EINVAL, "batch.length is %zu; the model's longest "
                        "text is %zu tokens", s->length, d->P);
     rc = at_decoder_rope(cx, arena, d, &rope);
-    if (rc == AT_OK && s->train) {
-        rc = build(st, arena, adapters, rope, true, &st->train);
-        if (rc == AT_OK)
-            rc = all_touched(st);
-        if (rc < 0)
-            return at_note(cx, rc, "building the training graph");
-        st->region_bytes = st->train.plan->region_bytes;
-    }
     if (rc == AT_OK)
-        rc = build(st, arena, adapters, rope, false, &st->eval);
+        rc = build_all(st, arena, adapters, rope);
     if (rc < 0)
-        return at_note(cx, rc, "building the evaluation graph");
-    if (st->eval.plan->region_bytes > st->region_bytes)
-        st->region_bytes = st->eval.plan->region_bytes;
+        return rc;
+    for (io = &st->train; io <= &st->ref; io++)
+        if (io->plan && io->plan->region_bytes > st->region_bytes)
+            st->region_bytes = io->plan->region_bytes;
     *made = st;
     return AT_OK;
 }
@@ -109,23 +147,18 @@ void at_step_destroy(struct at_step *st)
     st->region = NULL;
 }
 
-static void fill(const struct at_step_io *io, const struct at_batch *b,
-                 double weight)
+/* The graphs share one region: binding to it is what brings one to life.     */
+static void fill(const struct at_step *st, const struct at_step_io *io,
+                 const struct at_batch *b, double weight)
 {
     size_t N = b->rows * b->length;
-    at_real *w = io->weight->data;
+    at_plan_bind_to(io->plan, st->region);
     memcpy(io->ids->data, b->ids, N * sizeof *b->ids);
     memcpy(io->pos->data, b->pos, N * sizeof *b->pos);
     memcpy(io->first->data, b->first, N * sizeof *b->first);
     memcpy(io->target->data, b->targets, N * sizeof *b->targets);
-    for (size_t i = 0; i < N; i++)
-        w[i] = (at_real)weight;
-}
-
-static void bind(const struct at_step *st, const struct at_step_io *io)
-{
-    if (st->train.plan)         /* the two graphs share one region           */
-        at_plan_bind_to(io->plan, st->region);
+    for (size_t i = 0; i < N && io->weight; i++)
+        ((at_real *)io->weight->data)[i] = (at_real)weight;
 }
 
 static void sum_ce(const struct at_step_io *io, const struct at_batch *b,
@@ -140,20 +173,155 @@ static void sum_ce(const struct at_step_io *io, const struct at_batch *b,
         }
 }
 
+/* ---- objectives ----------------------------------------------------------- */
+
+/* What an objective needs of a batch besides the model: leaves the region to
+ * the graph that runs next.                                                  */
+static void prepare(struct at_step *st, const struct at_batch *b,
+                    const float *old)
+{
+    struct at_gather *q = st->seq;
+    struct at_run r = { .k = st->k };
+    at_gather_batch(q, b);
+    for (size_t i = 0; i < q->n && st->score; i++)
+        q->score[i] = (double)st->score[(size_t)q->doc[i] * st->score_stride];
+    if (old)
+        at_gather_tokens(q, old, 1, q->old);
+    if (!st->ref.plan)
+        return;
+    fill(st, &st->ref, b, 0);
+    at_plan_run(st->ref.plan, &r);
+    at_gather_tokens(q, st->ref.ce->data, -1, q->ref);
+}
+
+/* The objective over the batch whose forward part has run.  q: its counts of
+ * the whole step.                                                            */
+static void judge(struct at_step *st, const struct at_step_io *io,
+                  struct at_seqs *q, struct at_objective_sum *sum)
+{
+    struct at_gather *g = st->seq;
+    if (io->value)
+        for (size_t i = 0; i < g->n; i++)
+            g->value[i] = (double)((at_real *)io->value->data)[g->last[i]];
+    else
+        at_gather_tokens(g, io->ce->data, -1, g->logp);
+    memset(g->dlogp, 0, g->n_max * sizeof *g->dlogp);
+    memset(g->dvalue, 0, g->n_max * sizeof *g->dvalue);
+    st->set.objective->run(q, &st->set.how, sum);
+}
+
+/* Derivatives by position, where backward starts.                            */
+static void seed(struct at_step *st)
+{
+    const struct at_gather *g = st->seq;
+    at_real *to = st->train.seed->data;
+    memset(to, 0, g->n_max * sizeof *to);
+    if (st->train.value)
+        for (size_t i = 0; i < g->n; i++)
+            to[g->last[i]] = (at_real)g->dvalue[i];
+    else
+        for (size_t i = 0; i < g->start[g->n]; i++)
+            to[g->at[i]] = (at_real)-g->dlogp[i];
+}
+
+static const float *old_of(const struct at_step *st, size_t micro)
+{
+    return st->old ? st->old[micro] : NULL;
+}
+
+/* Forward, objective and derivatives of one micro-batch.                     */
+static void forward(struct at_step *st, const struct at_batch *b,
+                    const struct at_seqs *whole, const struct at_run *r,
+                    struct at_objective_sum *sum)
+{
+    struct at_seqs q;
+    prepare(st, b, old_of(st, r->micro));
+    q = at_gather_seqs(st->seq, st->set.group);
+    q.n_all = whole->n_all;
+    q.chosen_all = whole->chosen_all;
+    fill(st, &st->train, b, 0);
+    at_plan_run_forward(st->train.plan, r);
+    judge(st, &st->train, &q, sum);
+    seed(st);
+}
+
+/* Counts of the whole step. */
+static struct at_seqs count(struct at_step *st,
+                            const struct at_batch *const *batch)
+{
+    struct at_seqs whole = { 0 };
+    for (size_t i = 0; i < st->set.accumulate && st->seq; i++) {
+        at_gather_batch(st->seq, batch[i]);
+        whole.n_all += st->seq->n;
+        whole.chosen_all += at_gather_chosen(st->seq);
+    }
+    return whole;
+}
+
+void at_step_means(const struct at_objective_sum *sum,
+                   struct at_step_result *r)
+{
+    r->accuracy = sum->pairs > 0 ? sum->right / sum->pairs : NAN;
+    r->margin = sum->pairs > 0 ? sum->gap / sum->pairs : NAN;
+    r->reward = sum->n > 0 ? sum->score / sum->n : NAN;
+    r->kl = sum->ratios > 0 ? sum->kl / sum->n : NAN;
+}
+
+static void eval_objective(struct at_step *st, const struct at_batch *b,
+                           struct at_eval_sum *sum)
+{
+    struct at_run r = { .k = st->k };
+    double before = sum->o.loss, units = sum->o.units;
+    struct at_seqs q;
+    prepare(st, b, NULL);
+    q = at_gather_seqs(st->seq, st->set.group);
+    if (q.n == 0)
+        return;
+    fill(st, &st->eval, b, 0);
+    at_plan_run(st->eval.plan, &r);
+    judge(st, &st->eval, &q, &sum->o);
+    units = sum->o.units - units;
+    sum->ce += (sum->o.loss - before) * units;  /* of a mean to a sum         */
+    sum->ce2 = sum->o.unit2;
+    sum->n += (uint64_t)units;
+}
+
+/* ---- evaluation ------------------------------------------------------------ */
+
 void at_step_eval(struct at_step *st, const struct at_batch *b,
                   struct at_eval_sum *sum)
 {
     struct at_run r = { .k = st->k };
-    bind(st, &st->eval);
-    fill(&st->eval, b, 1);
+    if (st->set.objective) {
+        eval_objective(st, b, sum);
+        return;
+    }
+    fill(st, &st->eval, b, 1);
     at_plan_run(st->eval.plan, &r);
     sum_ce(&st->eval, b, sum);
 }
 
 const at_real *at_step_ce(const struct at_step *st)
 {
-    return st->eval.ce->data;
+    return st->eval.ce ? st->eval.ce->data : NULL;
 }
+
+size_t at_step_values(struct at_step *st, const struct at_batch *b,
+                      double *value, size_t most)
+{
+    struct at_run r = { .k = st->k };
+    const struct at_gather *g = st->seq;
+    const at_real *all;
+    at_gather_batch(st->seq, b);
+    fill(st, &st->eval, b, 0);
+    at_plan_run(st->eval.plan, &r);
+    all = st->eval.value->data;
+    for (size_t i = 0; i < g->n && i < most; i++)
+        value[i] = (double)all[g->last[i]];
+    return g->n;
+}
+
+/* ---- training -------------------------------------------------------------- */
 
 /* "documents 17, 23" of the batch, at most a few. */
 static void name_documents(const struct at_batch *b, struct at_text *t)
@@ -170,7 +338,8 @@ static void name_documents(const struct at_batch *b, struct at_text *t)
 
 /* Runs the step again, looking at every tensor: steps are deterministic.     */
 static int blame(struct at_step *st, const struct at_batch *const *batch,
-                 double weight, struct at_run r, double loss, double norm)
+                 double weight, const struct at_seqs *whole, struct at_run r,
+                 double loss, double norm)
 {
     struct at_text t = { 0 };
     int rc;
@@ -179,8 +348,12 @@ static int blame(struct at_step *st, const struct at_batch *const *batch,
         const struct at_val *v;
         char shape[96];
         int which;
-        fill(&st->train, batch[i], weight);
+        struct at_objective_sum unused = { 0 };
         r.micro = i;
+        if (st->set.objective)
+            forward(st, batch[i], whole, &r, &unused);
+        else
+            fill(st, &st->train, batch[i], weight);
         n = at_plan_run_checked(st->train.plan, &r, &which);
         if (!n)
             continue;
@@ -211,12 +384,35 @@ static void score(struct at_step *st, struct at_step_result *r, uint64_t step)
     st->norm_var = keep * (st->norm_var + (1 - keep) * off * off);
 }
 
+static void micro_step(struct at_step *st, const struct at_batch *b,
+                       double weight, const struct at_seqs *whole,
+                       const struct at_run *r, struct at_eval_sum *sum)
+{
+    if (st->set.objective) {
+        forward(st, b, whole, r, &sum->o);
+        at_plan_run_backward(st->train.plan, r);
+        return;
+    }
+    fill(st, &st->train, b, weight);
+    at_plan_run(st->train.plan, r);
+    sum_ce(&st->train, b, sum);
+}
+
+/* The mean and its standard error, of n terms with these sums.               */
+static void mean_of(struct at_step_result *r, double mean, double sum2,
+                    double n)
+{
+    r->loss = mean;
+    r->loss_se = n > 0 ? sqrt(fmax(0, sum2 / n - mean * mean) / n) : 0;
+}
+
 int at_step_run(struct at_step *st, const struct at_batch *const *batch,
                 struct at_optim *o, double lr, uint64_t step,
                 struct at_step_result *r)
 {
     struct at_run run = { st->k, st->set.seed, step, 0 };
     struct at_eval_sum sum = { 0 };
+    struct at_seqs whole = count(st, batch);
     double weight;
 
     *r = (struct at_step_result){ .lr = lr };
@@ -228,19 +424,19 @@ int at_step_run(struct at_step *st, const struct at_batch *const *batch,
         return at_fail(st->cx, AT_EINVAL, "step %llu has no token to train on: "
                        "every target is masked", (unsigned long long)step);
     weight = 1 / (double)r->n_targets;
-    bind(st, &st->train);
     for (size_t i = 0; i < st->set.accumulate; i++) {
-        fill(&st->train, batch[i], weight);
         run.micro = i;
-        at_plan_run(st->train.plan, &run);
-        sum_ce(&st->train, batch[i], &sum);
+        micro_step(st, batch[i], weight, &whole, &run, &sum);
     }
-    r->loss = sum.ce * weight;
-    r->loss_se = sqrt(fmax(0, sum.ce2 * weight - r->loss * r->loss) * weight);
+    at_step_means(&sum.o, r);
+    if (st->set.objective)
+        mean_of(r, sum.o.loss, sum.o.unit2, sum.o.units);
+    else
+        mean_of(r, sum.ce * weight, sum.ce2, (double)r->n_targets);
     r->grad_norm = at_optim_grad_norm(o, st->k);
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
         r->skipped = true;
-        return blame(st, batch, weight, run, r->loss, r->grad_norm);
+        return blame(st, batch, weight, &whole, run, r->loss, r->grad_norm);
     }
     score(st, r, step);
     at_optim_step(o, st->k, lr, r->grad_norm, st->set.clip);

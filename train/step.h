@@ -1,15 +1,20 @@
 /* step: one optimizer step and one evaluation as planned graphs.
  *
- * The loss of a step is the sum over its target tokens divided by their count
- * over the *whole* step, so accumulation, packing and batch size never change
- * it.  A step is a function of (weights, optimizer state, batches, seed,
- * step number) alone.                                                        */
+ * Language modelling: the loss of a step is the sum over its target tokens
+ * divided by their count over the *whole* step, so accumulation, packing and
+ * batch size never change it.  Objectives over whole texts (objective.h) are
+ * means over the step's texts likewise; the forward part of the graph runs,
+ * the objective says the derivatives, the backward part runs.
+ *
+ * A step is a function of (weights, optimizer state, batches, seed, step
+ * number) alone.                                                             */
 #ifndef AT_STEP_H
 #define AT_STEP_H
 
 #include "data/data.h"
 #include "optim/optim.h"
 #include "train/adapters/adapter.h"
+#include "train/align/gather.h"
 #include "train/models/model.h"
 
 struct at_step_settings {
@@ -18,12 +23,21 @@ struct at_step_settings {
     double dropout, clip;
     bool recompute, train;      /* train false: evaluation only               */
     uint64_t seed;
+    const struct at_objective *objective;   /* NULL: language modelling       */
+    struct at_objective_settings how;
+    size_t group;               /* texts that stand together                  */
+    /* Weights of the reference; NULL: those of the model without adapters.   */
+    struct at_params *reference;
 };
 
 /* What a graph reads and gives. */
 struct at_step_io {
     struct at_plan *plan;
-    struct at_val *ids, *pos, *first, *target, *weight, *loss, *ce;
+    struct at_val *ids, *pos, *first, *target;
+    struct at_val *weight, *loss;   /* language modelling                     */
+    struct at_val *ce;          /* [N]; NULL for an objective on values       */
+    struct at_val *value;       /* [N,1] of such                              */
+    struct at_val *seed;        /* like ce or value: derivative of the loss   */
 };
 
 struct at_step {
@@ -32,7 +46,12 @@ struct at_step {
     const struct at_decoder *d;
     struct at_params *ps;
     const struct at_kernels *k;
-    struct at_step_io train, eval;
+    struct at_step_io train, eval, ref;
+    struct at_gather *seq;
+    const float *score;         /* of document i: score[i * score_stride]     */
+    size_t score_stride;
+    const float *const *old;    /* [accumulate] by position: log-probability
+                                 * when drawn                                 */
     void *region;
     size_t region_bytes;
     /* The running mean and variance of the gradient norm, for its z-score;
@@ -41,14 +60,18 @@ struct at_step {
 };
 
 struct at_step_result {
-    double loss, loss_se;       /* mean cross-entropy, its standard error     */
+    double loss, loss_se;       /* mean, its standard error                   */
     double grad_norm, grad_z, lr;
+    /* Of objectives; NaN: not measured.                                      */
+    double accuracy;            /* share of pairs in the right order          */
+    double margin;              /* mean gap of the pairs' implied rewards     */
+    double reward, kl;          /* mean over texts                            */
     size_t n_tokens, n_targets;
     bool skipped;               /* not finite, and the weights are untouched  */
 };
 
-/* Builds both graphs (params are declared by it) and sizes their region;
- * adapters may be NULL.                                                          */
+/* Builds the graphs (params are declared by it) and sizes their region;
+ * adapters may be NULL.                                                      */
 int at_step_create(struct at_ctx *cx, struct at_arena *arena,
                    const struct at_decoder *d, struct at_params *ps,
                    const struct at_kernels *k,
@@ -62,14 +85,27 @@ int at_step_start(struct at_step *st);
 int at_step_run(struct at_step *st, const struct at_batch *const *batch,
                 struct at_optim *o, double lr, uint64_t step,
                 struct at_step_result *r);
-/* Adds a batch to an evaluation: sums over targets, in float64.              */
-struct at_eval_sum { double ce, ce2; uint64_t n; };
+
+struct at_eval_sum {            /* over targets, or terms of an objective     */
+    double ce, ce2;
+    uint64_t n;
+    struct at_objective_sum o;
+};
+
+/* Adds a batch to an evaluation, in float64.                                 */
 void at_step_eval(struct at_step *st, const struct at_batch *b,
                   struct at_eval_sum *sum);
+/* Means of an evaluation or a step, as far as they were measured.            */
+void at_step_means(const struct at_objective_sum *sum,
+                   struct at_step_result *r);
 void at_step_destroy(struct at_step *st);
 
 /* The cross-entropy of each position of the batch evaluated last, [N]; 0 where
- * there is no target.                                                        */
+ * there is no target.  NULL for an objective on values.                      */
 const at_real *at_step_ce(const struct at_step *st);
+/* A reward model's numbers for the texts of a batch, in order, up to most; how
+ * many there are.                                                            */
+size_t at_step_values(struct at_step *st, const struct at_batch *b,
+                      double *value, size_t most);
 
 #endif

@@ -44,9 +44,17 @@ void at_seq_pull(const struct at_seqs *s, size_t i, double d)
         s->dlogp[t] += d;
 }
 
-void at_count_pair(struct at_objective_sum *sum, double loss, double gap)
+void at_count(struct at_objective_sum *sum, double share, double loss)
 {
-    sum->loss += loss;
+    sum->loss += share * loss;
+    sum->unit2 += loss * loss;
+    sum->units += 1;
+}
+
+void at_count_pair(struct at_objective_sum *sum, double share, double loss,
+                   double gap)
+{
+    at_count(sum, share, loss);
     sum->gap += gap;
     sum->right += gap > 0 ? 1 : gap < 0 ? 0 : 0.5;
     sum->pairs += 1;

@@ -39,10 +39,11 @@ struct at_objective_settings {
 /* Sums over the step's sequences; what is not measured stays 0.              */
 struct at_objective_sum {
     double loss;                /* of the whole step, when all calls are done */
+    double unit2, units;        /* squares of the terms it is a mean of       */
     double right, pairs;        /* pairs in the right order, of how many      */
     double gap;                 /* of the pairs' implied rewards              */
-    double score, kl, clipped;  /* per sequence; clipped per token            */
-    double n, tokens;
+    double score, kl, n;        /* sums over sequences, and how many          */
+    double clipped, ratios;     /* ratios that were clipped, of how many      */
 };
 
 enum at_objective_needs {
@@ -70,8 +71,11 @@ double at_seq_sum(const struct at_seqs *s, const double *x, size_t i);
 size_t at_seq_tokens(const struct at_seqs *s, size_t i);
 /* Adds d to the derivative of every token of sequence i.                     */
 void at_seq_pull(const struct at_seqs *s, size_t i, double d);
-/* Counts a pair whose implied rewards lie `gap` apart.                        */
-void at_count_pair(struct at_objective_sum *sum, double loss, double gap);
+/* Adds `share` of a term of the mean.                                        */
+void at_count(struct at_objective_sum *sum, double share, double loss);
+/* The same of a pair whose implied rewards lie `gap` apart.                  */
+void at_count_pair(struct at_objective_sum *sum, double share, double loss,
+                   double gap);
 /* log(1/(1+e^-x)), and its derivative's factor 1/(1+e^x).                    */
 double at_log_sigmoid(double x);
 double at_sigmoid(double x);

@@ -12,6 +12,7 @@ static double clipped(double log_ratio, double a, double clip, double *d,
     bool inside = ratio * a <= bound * a;
     *d = inside ? ratio * a : 0;
     sum->clipped += inside ? 0 : 1;
+    sum->ratios += 1;
     return inside ? ratio * a : bound * a;
 }
 
@@ -37,11 +38,10 @@ void at_rloo(const struct at_seqs *s, const struct at_objective_settings *o,
                                   at_seq_sum(s, s->old, i), a, o->clip, &d,
                                   sum);
             at_seq_pull(s, i, -d / (double)s->n_all);
-            sum->loss -= gain / (double)s->n_all;
+            at_count(sum, 1 / (double)s->n_all, -gain);
             sum->score += s->score[i];
             sum->kl += kl;
             sum->n += 1;
-            sum->tokens += 1;
         }
     }
 }
@@ -56,7 +56,6 @@ static double token_loss(const struct at_seqs *s, size_t t, double a,
     double gain = clipped(s->logp[t] - s->old[t], a, o->clip, d, sum);
     *d = -*d + o->beta * (1 - exp(off));
     sum->kl += kl;
-    sum->tokens += 1;
     return -gain + o->beta * kl;
 }
 
@@ -75,12 +74,12 @@ void at_grpo(const struct at_seqs *s, const struct at_objective_settings *o,
             var += (s->score[i] - mean) * (s->score[i] - mean) / (double)(k - 1);
         for (size_t i = g; i < g + k; i++) {
             double a = (s->score[i] - mean) / (sqrt(var) + 1e-4), d;
-            double each = 1 / fmax(1, (double)at_seq_tokens(s, i)) /
-                          (double)s->n_all;
+            double each = 1 / fmax(1, (double)at_seq_tokens(s, i)), loss = 0;
             for (size_t t = s->start[i]; t < s->start[i + 1]; t++) {
-                sum->loss += each * token_loss(s, t, a, o, &d, sum);
-                s->dlogp[t] += each * d;
+                loss += each * token_loss(s, t, a, o, &d, sum);
+                s->dlogp[t] += each / (double)s->n_all * d;
             }
+            at_count(sum, 1 / (double)s->n_all, loss);
             sum->score += s->score[i];
             sum->n += 1;
         }

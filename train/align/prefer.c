@@ -31,8 +31,7 @@ void at_dpo(const struct at_seqs *s, const struct at_objective_settings *o,
         double loss = logistic(z, o->smoothing, &dz);
         at_seq_pull(s, c, share * o->beta * dz);
         at_seq_pull(s, c + 1, -share * o->beta * dz);
-        at_count_pair(sum, share * loss, z);
-        sum->kl += of_c + of_r;
+        at_count_pair(sum, share, loss, z);
     }
 }
 
@@ -48,7 +47,7 @@ void at_ipo(const struct at_seqs *s, const struct at_objective_settings *o,
         double off = z - 1 / (2 * o->beta), d = share * 2 * off;
         at_seq_pull(s, c, d / fmax(1, (double)at_seq_tokens(s, c)));
         at_seq_pull(s, c + 1, -d / fmax(1, (double)at_seq_tokens(s, c + 1)));
-        at_count_pair(sum, share * off * off, z);
+        at_count_pair(sum, share, off * off, z);
     }
 }
 
@@ -64,7 +63,7 @@ void at_simpo(const struct at_seqs *s, const struct at_objective_settings *o,
         double d = share * o->beta * dz;
         at_seq_pull(s, c, d / fmax(1, (double)at_seq_tokens(s, c)));
         at_seq_pull(s, c + 1, -d / fmax(1, (double)at_seq_tokens(s, c + 1)));
-        at_count_pair(sum, share * loss, gap);
+        at_count_pair(sum, share, loss, gap);
     }
 }
 
@@ -88,7 +87,7 @@ void at_orpo(const struct at_seqs *s, const struct at_objective_settings *o,
         at_seq_pull(s, c + 1, -d / -expm1(b) /
                               fmax(1, (double)at_seq_tokens(s, c + 1)));
         at_seq_pull(s, c, -each);
-        at_count_pair(sum, -each * at_seq_sum(s, s->logp, c) -
-                      share * o->beta * at_log_sigmoid(z), z);
+        at_count_pair(sum, share, -each / share * at_seq_sum(s, s->logp, c) -
+                      o->beta * at_log_sigmoid(z), z);
     }
 }

@@ -14,8 +14,8 @@ void at_bradley_terry(const struct at_seqs *s,
         double d = e * at_sigmoid(z) - (1 - e) * at_sigmoid(-z);
         s->dvalue[c] = share * d;
         s->dvalue[c + 1] = -share * d;
-        at_count_pair(sum, -share * ((1 - e) * at_log_sigmoid(z) +
-                                     e * at_log_sigmoid(-z)), z);
+        at_count_pair(sum, share, -(1 - e) * at_log_sigmoid(z) -
+                      e * at_log_sigmoid(-z), z);
     }
 }
 
@@ -29,7 +29,7 @@ void at_regression(const struct at_seqs *s,
     for (size_t i = 0; i < s->n; i++) {
         double off = s->value[i] - s->score[i];
         s->dvalue[i] = share * 2 * off;
-        sum->loss += share * off * off;
+        at_count(sum, share, off * off);
         sum->score += s->score[i];
         sum->n += 1;
     }
@@ -44,8 +44,8 @@ void at_binary(const struct at_seqs *s, const struct at_objective_settings *o,
     for (size_t i = 0; i < s->n; i++) {
         double v = s->value[i], y = s->score[i];
         s->dvalue[i] = share * (at_sigmoid(v) - y);
-        sum->loss -= share * (y * at_log_sigmoid(v) +
-                              (1 - y) * at_log_sigmoid(-v));
+        at_count(sum, share, -y * at_log_sigmoid(v) -
+                 (1 - y) * at_log_sigmoid(-v));
         sum->right += (v > 0) == (y > 0.5) ? 1 : 0;
         sum->pairs += 1;
         sum->score += y;

@@ -2,6 +2,7 @@
 #include "train/models/model.h"
 
 #include <math.h>
+#include <string.h>
 
 struct block {              /* what a site's function needs                   */
     const struct at_decoder *d;
@@ -265,4 +266,22 @@ struct at_val *at_decoder_head(struct at_graph *g, const struct at_decoder *d)
     return at_weight(g, d->tied ? "embed.weight" : "head.weight",
                      at_shape2(d->V, d->C),
                      (struct at_init){ AT_INIT_NORMAL, d->init_std });
+}
+
+static const char value_weight[] = "value.weight", value_bias[] = "value.bias";
+
+struct at_val *at_decoder_value(struct at_graph *g, const struct at_decoder *d,
+                                struct at_val *hidden)
+{
+    struct at_val *w = at_weight(g, value_weight, at_shape2(1, d->C),
+                                 (struct at_init){ AT_INIT_NORMAL,
+                                                   1 / sqrt((double)d->C) });
+    struct at_val *b = at_weight(g, value_bias, at_shape1(1),
+                                 (struct at_init){ 0 });
+    return w && b ? at_linear(g, hidden, w, b, 1) : NULL;
+}
+
+bool at_decoder_owns_value(const char *name)
+{
+    return strcmp(name, value_weight) == 0 || strcmp(name, value_bias) == 0;
 }

@@ -143,7 +143,8 @@ double at_decoder_params(const struct at_decoder *d)
     if (d->qk_norm)
         block += d->qk_norm == AT_QK_HEAD ? 2 * (double)d->K : q + kv;
     return (double)d->L * block + norm + V * C * (d->tied ? 1 : 2) +
-           (d->pos == AT_POS_LEARNED ? (double)d->P * C : 0);
+           (d->pos == AT_POS_LEARNED ? (double)d->P * C : 0) +
+           (d->value ? C + 1 : 0);
 }
 
 /* How far a pair turns from one position to the next.  llama3: waves that fit

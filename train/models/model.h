@@ -18,6 +18,7 @@
  *   blocks.I.attn.{q,k}_norm.weight                          qk_norm
  *   blocks.I.{attn,mlp}_post_norm.weight  .bias              norm_place
  *   norm.weight  .bias           head.weight [V,C]           when not tied
+ *   value.weight [1,C]           .bias [1]                   reward models
  * Sites: blocks.I, blocks.I.attn, blocks.I.mlp and every *_proj.             */
 #ifndef AT_MODEL_H
 #define AT_MODEL_H
@@ -60,6 +61,7 @@ struct at_decoder {
     size_t scale_from;          /* positions of the model before scaling      */
     size_t window;              /* tokens that a token sees; 0: all           */
     size_t full_every;          /* every so many layers one sees all; 0: none */
+    bool value;                 /* a reward model: one number a position      */
     double attn_scale;          /* of scores; 0: 1/sqrt(K)                    */
     double embed_scale;         /* of embeddings; 0: 1                        */
 };
@@ -109,5 +111,10 @@ struct at_val *at_decoder_hidden(struct at_graph *g,
                                  const struct at_decoder_options *o);
 /* The weight that turns hidden states into logits, [V,C].                    */
 struct at_val *at_decoder_head(struct at_graph *g, const struct at_decoder *d);
+/* A reward model's number of every position, [N,1]; a text's is its last.     */
+struct at_val *at_decoder_value(struct at_graph *g, const struct at_decoder *d,
+                                struct at_val *hidden);
+/* Whether a parameter belongs to that number alone.                          */
+bool at_decoder_owns_value(const char *name);
 
 #endif
