@@ -73,6 +73,8 @@ enum at_op_id {
     AT_OP_ADD, AT_OP_MUL, AT_OP_SCALE, AT_OP_DROPOUT,
     AT_OP_ROWS, AT_OP_ROWS_BWD, AT_OP_LINEAR_XENT,
     AT_OP_LINEAR_CE, AT_OP_LINEAR_CE_BWD,
+    AT_OP_ROUTE, AT_OP_ROUTE_BWD, AT_OP_GATE, AT_OP_GATE_BWD,
+    AT_OP_CAPACITY, AT_OP_CAPACITY_BWD,
     AT_OP_COUNT
 };
 
@@ -180,6 +182,33 @@ void at_params_finish(struct at_params *ps);
 
 struct at_graph;
 
+/* What a token is to its text: padding, an answer, the prompt, or text without
+ * either.                                                                    */
+enum at_part { AT_PART_NONE, AT_PART_ANSWER, AT_PART_PROMPT, AT_PART_TEXT };
+
+/* Where the rows at hand stand: int32 [N] each.  A model sets it and reads it;
+ * a guest that calls f on other rows says so here around the call.           */
+struct at_place {
+    struct at_val *pos;         /* position in the text                       */
+    struct at_val *first;       /* the text's first row; NULL with a cache    */
+    struct at_val *row;         /* of the cache, -1: padding; else NULL       */
+    struct at_val *part;        /* enum at_part; NULL: not said               */
+    struct at_val *const *memo; /* with a cache, a layer: [rows,2], what a
+                                 * guest remembers of each of its rows        */
+    size_t B;                   /* the rows are B rows of equal length        */
+    size_t depth;               /* blocks of the model                        */
+};
+
+/* Something measured in a run: value[0] of value[1].                         */
+struct at_gauge {
+    const char *name;           /* a site                                     */
+    struct at_val *value;       /* [2], kept                                  */
+    struct at_gauge *next;
+};
+
+/* A further number in the loss.                                              */
+struct at_term { struct at_val *value; struct at_term *next; };
+
 /* y = f(x) at a named place of a model.                                      */
 typedef struct at_val *at_fn(struct at_graph *g, const void *self,
                              struct at_val *x);
@@ -200,6 +229,11 @@ struct at_graph {
     const struct at_kernels *k; /* shape rules ask it for missing entries    */
     struct at_guest *guests;
     const char *site;           /* being built                               */
+    struct at_place place;
+    struct at_term *terms;      /* last first                                */
+    struct at_gauge *gauges;    /* in the order they were made               */
+    bool whole;                 /* a guest must see prompts as a whole        */
+    struct at_val *share;       /* [1]: of the step, for terms; NULL: 1      */
     struct at_node *first, *last;
     struct at_val *vals;
     int n_nodes, n_vals, segment, n_segments, n_streams;
@@ -238,6 +272,11 @@ struct at_val *at_val_like(struct at_graph *g, struct at_node *n,
 /* y = f(x), through the guests that want this site.                          */
 struct at_val *at_site(struct at_graph *g, const char *name, at_fn *f,
                        const void *f_self, struct at_val *x);
+
+/* Adds the single number v to the loss: at_grads starts from it as well, with
+ * this micro-batch's share of the step.  Its value is kept.                  */
+int at_term(struct at_graph *g, struct at_val *v);
+int at_gauge(struct at_graph *g, const char *name, struct at_val *value);
 
 /* Nodes built between the two are recomputed in backward, not kept.          */
 void at_recompute_begin(struct at_graph *g);
@@ -297,6 +336,33 @@ struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
 struct at_val *at_linear_ce(struct at_graph *g, struct at_val *x,
                             struct at_val *w, struct at_val *target);
 
+enum at_route_level { AT_ROUTE_SEQUENCE, AT_ROUTE_TOKEN };
+
+struct at_routing {
+    enum at_route_level level;
+    double threshold;           /* of the probability                         */
+    size_t pool;                /* first tokens of a prompt that are read; 0:
+                                 * all of it.  Of plain text: at least 1      */
+    bool soft;                  /* m = p: what backward takes m for           */
+};
+
+/* m [N], 1 where a row is executed and 0 where it is skipped, from the rows
+ * h [N,C] of the text's prompt, or from the row itself, and w [1,C].  Padding
+ * is skipped.  memo [rows,2] (NULL without a cache): the decisions about texts
+ * whose prompt was seen before.  *count [2]: decided to execute, decided.    */
+struct at_val *at_route(struct at_graph *g, struct at_val *h, struct at_val *w,
+                        const struct at_place *where, struct at_val *memo,
+                        const struct at_routing *how, struct at_val **count);
+/* y [N,C] = f where m is 1, x where m is 0 (x NULL: zeros).  The gradient of m
+ * is <dy, f - x>; kept_only: 0 where m is 0.                                 */
+struct at_val *at_gate(struct at_graph *g, struct at_val *f, struct at_val *m,
+                       struct at_val *x, bool kept_only);
+/* The mean of m over texts or tokens without padding: what it exceeds target
+ * by, or (target < 0) itself.                                                */
+struct at_val *at_capacity(struct at_graph *g, struct at_val *m,
+                           const struct at_place *where,
+                           enum at_route_level level, double target);
+
 /* ---- backward, for op_*.c ------------------------------------------------ */
 
 struct at_grads {
@@ -322,10 +388,11 @@ int at_give_node(struct at_grads *d, enum at_op_id op,
 int at_give_early(struct at_grads *d, struct at_node *n, int o,
                   struct at_val *to);
 
-/* Adds the backward of `root`: from 1 when root is a single number and seed
+/* Adds the backward of `root` and the graph's terms: from 1 when root is a single number and seed
  * is NULL, else from `seed`, which has root's shape.                         */
 int at_grad(struct at_graph *g, struct at_val *root, struct at_val *seed);
-/* The same for the sum of n roots, each with its seed or NULL.               */
+/* The same for the sum of n roots, each with its seed or NULL, and the graph's
+ * terms.                                                                     */
 int at_grads(struct at_graph *g, struct at_val *const *root,
              struct at_val *const *seed, int n);
 

@@ -223,6 +223,9 @@ int at_grads(struct at_graph *g, struct at_val *const *root,
 
     for (int i = 0; i < n_roots && rc == AT_OK; i++)
         rc = start(g, root[i], seed ? seed[i] : NULL);
+    for (struct at_term *t = g->terms; t && rc == AT_OK; t = t->next)
+        if (t->value->wants_grad)
+            rc = start(g, t->value, g->share);
     if (rc < 0)
         return rc;
     for (size_t i = 0; i < g->params->n; i++)

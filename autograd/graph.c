@@ -199,6 +199,29 @@ struct at_val *at_site(struct at_graph *g, const char *name, at_fn *f,
     return y;
 }
 
+int at_term(struct at_graph *g, struct at_val *v)
+{
+    struct at_term *t = v ? at_alloc(g->cx, g->arena, sizeof *t) : NULL;
+    if (!t)
+        return g->cx->err.code;
+    *t = (struct at_term){ at_keep(v), g->terms };
+    g->terms = t;
+    return AT_OK;
+}
+
+int at_gauge(struct at_graph *g, const char *name, struct at_val *value)
+{
+    struct at_gauge *new = value ? at_alloc(g->cx, g->arena, sizeof *new) : NULL;
+    struct at_gauge **at = &g->gauges;
+    if (!new)
+        return g->cx->err.code;
+    *new = (struct at_gauge){ name, at_keep(value), NULL };
+    while (*at)
+        at = &(*at)->next;
+    *at = new;
+    return AT_OK;
+}
+
 void at_recompute_begin(struct at_graph *g)
 {
     g->segment = ++g->n_segments;

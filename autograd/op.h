@@ -57,6 +57,8 @@ extern const struct at_op
     at_op_glu, at_op_glu_bwd, at_op_add,
     at_op_mul, at_op_scale, at_op_dropout,
     at_op_rows, at_op_rows_bwd, at_op_linear_xent,
-    at_op_linear_ce, at_op_linear_ce_bwd;
+    at_op_linear_ce, at_op_linear_ce_bwd,
+    at_op_route, at_op_route_bwd, at_op_gate, at_op_gate_bwd,
+    at_op_capacity, at_op_capacity_bwd;
 
 #endif

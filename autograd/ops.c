@@ -44,4 +44,10 @@ const struct at_op *const at_ops[AT_OP_COUNT] = {
     [AT_OP_LINEAR_XENT] = &at_op_linear_xent,
     [AT_OP_LINEAR_CE] = &at_op_linear_ce,
     [AT_OP_LINEAR_CE_BWD] = &at_op_linear_ce_bwd,
+    [AT_OP_ROUTE] = &at_op_route,
+    [AT_OP_ROUTE_BWD] = &at_op_route_bwd,
+    [AT_OP_GATE] = &at_op_gate,
+    [AT_OP_GATE_BWD] = &at_op_gate_bwd,
+    [AT_OP_CAPACITY] = &at_op_capacity,
+    [AT_OP_CAPACITY_BWD] = &at_op_capacity_bwd,
 };

@@ -20,6 +20,9 @@ const struct at_key_group at_key_groups[] = {
     { "align", "Objectives over whole texts: preferences, rewards." },
     { "lora", "Low-rank adapters (LoRA): the model stays as it is and small "
               "factors beside its weights are trained." },
+    { "router", "Routers (MindSkip): a trained decision beside a layer's "
+                "attention or mlp skips it for texts or tokens that do not "
+                "need it." },
     { "optim", "The optimizer." },
     { "schedule", "The learning rate over the steps of the run." },
     { "train", "How long, and how." },
@@ -155,6 +158,37 @@ const struct at_key at_keys[] = {
       .help = "How the first factor starts (uniform: within 1/sqrt(width)); "
               "the second starts at zero." },
 
+    { "router.layers", INT(0, 4095, "0"),
+      .also = "mindskip_n router_layers",
+      .help = "Routed layers: so many of the deepest, but never the last; 0: "
+              "none." },
+    { "router.at", TEXT(TEXT, ""), .with = "router.layers",
+      .help = "Routed layers by number instead, such as '3 5 8-11'." },
+    { "router.target", CHOICE("attn|mlp|block", "attn"),
+      .with = "router.layers", .also = "granularity",
+      .help = "What is skipped: the attention, the mlp, or the whole block." },
+    { "router.level", CHOICE("sequence|token", "sequence"),
+      .with = "router.layers",
+      .help = "sequence: one decision a text, from its prompt; token: one a "
+              "token." },
+    { "router.threshold", REAL(1e-6, 0.999999, "0.5"),
+      .with = "router.layers",
+      .help = "Executed is what has at least this probability." },
+    { "router.pool", INT(0, 4194304, "0"), .unit = "tokens",
+      .with = "router.level=sequence",
+      .help = "First tokens of the prompt that the decision is made from; 0: "
+              "all of it.  Texts without a prompt (objective lm) need it." },
+    { "router.capacity", TEXT(TEXT, ""), .with = "router.layers",
+      .also = "target_capacity mod_capacity mindskip_capacity",
+      .help = "Share to execute, or one for every routed layer: what is beyond "
+              "it is penalised; empty: all that is executed is." },
+    { "router.gradient_scale", REAL(0, 1e6, "0"), .with = "router.layers",
+      .also = "mindskip_loss_coefficient",
+      .help = "Weight of that penalty in the loss; 0: none." },
+    { "router.gradient", CHOICE("all|kept", "all"), .with = "router.layers",
+      .help = "Whose decisions learn from the task: all, or only of what is "
+              "executed (a skipped text then stays skipped)." },
+
     { "freeze", TEXT(PATTERN, ""), .also = "frozen freeze_layers",
       .help = "Parameters kept as they are: searched in each name, such as "
               "blocks.0.mlp.up_proj.weight." },
@@ -274,6 +308,8 @@ const struct at_rule at_rules[] = {
       "give the length of the run in steps or in epochs" },
     { AT_RULE_NEEDS, "optim.nesterov", "optim.momentum", .remedy =
       "set optim.momentum above 0" },
+    { AT_RULE_NEEDS, "router.capacity", "router.gradient_scale", .remedy =
+      "say how strongly what is beyond it is penalised, such as 0.1" },
     { AT_RULE_WHEN, "schedule.name", "schedule.decay", .value = "wsd",
       .remedy = "say how many steps the way down takes" },
     { AT_RULE_SUM, "schedule.warmup", "schedule.decay", "train.steps",

@@ -16,6 +16,16 @@ static void time_text(char buf[32], double s)
     snprintf(buf, 32, "%lu:%02lu:%02lu", t / 3600, t / 60 % 60, t % 60);
 }
 
+/* " | capacity 0.81" of a run that routes. */
+static const char *capacity_text(char buf[32], const struct at_step_io *io)
+{
+    double mean = at_metrics_share_mean(io->gauge, io->n_gauges);
+    buf[0] = '\0';
+    if (!isnan(mean))
+        snprintf(buf, 32, " | capacity %.3f", mean);
+    return buf;
+}
+
 /* One line that rewrites itself on a terminal; now and then a plain one in a
  * log.                                                                       */
 static void show(void *self, const struct at_progress *p)
@@ -23,7 +33,7 @@ static void show(void *self, const struct at_progress *p)
     struct show *s = self;
     double now = at_now_s();
     bool last;
-    char eta[32], mem[32];
+    char eta[32], mem[32], capacity[32];
     if (s->quiet)
         return;
     if (!p->r) {
@@ -37,11 +47,12 @@ static void show(void *self, const struct at_progress *p)
         return;
     s->last_s = now;
     time_text(eta, p->eta_s);
-    printf("%sstep %llu/%llu | loss %.4f \u00B1 %.4f | norm %.3f (%+.1fz) | lr "
+    printf("%sstep %llu/%llu | loss %.4f \u00B1 %.4f | norm %.3f (%+.1fz)%s | lr "
            "%.2e | %.0f tokens/s | %s left | %s%s", s->terminal ? "\r" : "",
            (unsigned long long)p->job->s.step,
            (unsigned long long)p->job->steps, p->r->loss, p->r->loss_se,
-           p->r->grad_norm, p->r->grad_z, p->r->lr, p->tokens_per_s, eta,
+           p->r->grad_norm, p->r->grad_z,
+           capacity_text(capacity, &p->job->st->train), p->r->lr, p->tokens_per_s, eta,
            at_bytes_text(mem, (double)at_rss_bytes()),
            s->terminal ? "\033[K" : "\n");
     s->open = s->terminal;

@@ -250,6 +250,21 @@ static int open_adapters(struct at_job *j)
                     : AT_OK;
 }
 
+/* A text's decision must not be made from what is to be predicted.           */
+static int check_router(struct at_job *j)
+{
+    act_on(j, "router.pool");
+    if (at_recipe_int(j->r, "router.layers") == 0 ||
+        strcmp(at_recipe_text(j->r, "router.level"), "sequence") != 0 ||
+        strcmp(at_recipe_text(j->r, "objective"), "lm") != 0 ||
+        at_recipe_int(j->r, "router.pool") > 0)
+        return AT_OK;
+    return at_fail(j->cx, AT_EINVAL, "objective is lm: its texts have no prompt "
+                   "that a router could decide from.  Set router.pool to the "
+                   "number of first tokens to decide from, such as 32, or "
+                   "router.level: token");
+}
+
 /* An adapter that sits nowhere was asked for in vain.                        */
 static int check_sites(struct at_job *j)
 {
@@ -441,6 +456,8 @@ int at_job_open(struct at_ctx *cx, struct at_recipe *r, struct at_job **made)
         rc = open_data(j);
     if (rc == AT_OK)
         rc = open_adapters(j);
+    if (rc == AT_OK)
+        rc = check_router(j);
     if (rc == AT_OK)
         rc = at_rules_create(cx, &cx->run, r, j->adapters.n > 0, j->d.value,
                              &j->rules);

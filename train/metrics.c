@@ -50,10 +50,10 @@ const size_t at_n_metric_columns = AT_COUNT(at_metric_columns);
 enum { LINE_MAX_BYTES = 1 << 20 };
 
 /* The files of a run: only the first two come from rows. */
-enum { JSONL, CSV, SAMPLES, N_FILES };
+enum { JSONL, CSV, SAMPLES, SHARES, N_FILES };
 
 static const char *const file_name[N_FILES] = {
-    "metrics.jsonl", "metrics.csv", "samples.jsonl",
+    "metrics.jsonl", "metrics.csv", "samples.jsonl", "capacity.jsonl",
 };
 
 struct at_metrics {
@@ -393,10 +393,10 @@ int at_metrics_read_samples(struct at_ctx *cx, struct at_arena *a,
 
 /* ---- writing ------------------------------------------------------------- */
 
-/* What survives a resume, as new texts of the three files. */
+/* What survives a resume, as new texts of the files. */
 struct cut {
     uint64_t after;
-    struct at_text *json, *csv;         /* csv NULL: samples                  */
+    struct at_text *json, *csv;         /* csv NULL: of the others            */
 };
 
 static bool keep_line(void *self, const json_t *o, const char *line, size_t n,
@@ -436,15 +436,18 @@ static int rewrite(struct at_ctx *cx, struct at_metrics *m, uint64_t after)
     struct at_text t[N_FILES] = { 0 };
     struct cut rows = { after, &t[JSONL], &t[CSV] };
     struct cut samples = { after, &t[SAMPLES], NULL };
+    struct cut shares = { after, &t[SHARES], NULL };
     int rc;
     put_csv_head(&t[CSV]);
     rc = cut_file(cx, m->path[JSONL], &rows);
     if (rc == AT_OK)
         rc = cut_file(cx, m->path[SAMPLES], &samples);
+    if (rc == AT_OK)
+        rc = cut_file(cx, m->path[SHARES], &shares);
     for (int i = 0; i < N_FILES && rc == AT_OK; i++)
         rc = at_text_ok(cx, &t[i]);
     for (int i = 0; i < N_FILES && rc == AT_OK; i++)
-        if (i != SAMPLES || t[i].n || access(m->path[i], F_OK) == 0)
+        if (i < SAMPLES || t[i].n || access(m->path[i], F_OK) == 0)
             rc = at_write_file(cx, m->path[i], t[i].n ? t[i].s : "", t[i].n);
     for (int i = 0; i < N_FILES; i++)
         at_text_finish(&t[i]);
@@ -476,7 +479,7 @@ int at_metrics_open(struct at_ctx *cx, const char *dir, uint64_t after,
     if (rc == AT_OK)
         rc = rewrite(cx, o, after);
     for (int i = 0; i < N_FILES && rc == AT_OK; i++)
-        if (i != SAMPLES)               /* made by the first sample           */
+        if (i < SAMPLES)                /* the others: when they are needed   */
             rc = open_file(cx, o, i);
     if (rc < 0) {
         at_metrics_close(o);
@@ -540,6 +543,39 @@ int at_metrics_sample(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
     at_text_json(&m->line, text, strlen(text));
     at_text_addf(&m->line, "}\n");
     return append(cx, m, SAMPLES);
+}
+
+double at_metrics_share_mean(const struct at_metrics_share *s, size_t n)
+{
+    double sum = 0, sites = 0;
+    for (size_t i = 0; i < n; i++)
+        if (s[i].all > 0) {
+            sum += s[i].on / s[i].all;
+            sites++;
+        }
+    return sites > 0 ? sum / sites : NAN;
+}
+
+int at_metrics_shares(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
+                      bool eval, const struct at_metrics_share *s, size_t n)
+{
+    double mean = at_metrics_share_mean(s, n);
+    int rc = n && m->fd[SHARES] < 0 ? open_file(cx, m, SHARES) : AT_OK;
+    if (rc < 0 || n == 0 || isnan(mean))
+        return rc;
+    begin(m);
+    at_text_addf(&m->line, "{\"step\":%llu,\"split\":\"%s\",\"mean\":",
+                 (unsigned long long)step, eval ? "eval" : "train");
+    put_real(&m->line, mean);
+    at_text_addf(&m->line, ",\"layers\":{");
+    for (size_t i = 0; i < n; i++) {
+        at_text_addf(&m->line, "%s", i ? "," : "");
+        at_text_json(&m->line, s[i].site, strlen(s[i].site));
+        at_text_addf(&m->line, ":");
+        put_real(&m->line, s[i].all > 0 ? s[i].on / s[i].all : 0);
+    }
+    at_text_addf(&m->line, "}}\n");
+    return append(cx, m, SHARES);
 }
 
 int at_metrics_sync(struct at_ctx *cx, struct at_metrics *m)

@@ -5,6 +5,9 @@
  * its way to the disk when the call returns; at_metrics_sync makes it stay
  * there, and belongs before the checkpoint of the step.
  *
+ * DIR/capacity.jsonl has, where a run routes, the share of texts or tokens that
+ * every routed layer executed.
+ *
  * Resuming after step N cuts the rows of later steps off, so that a resumed
  * run leaves the rows of an undisturbed one, but for the columns that depend
  * on the machine's hour (`machine`).
@@ -57,6 +60,13 @@ int at_metrics_add(struct at_ctx *cx, struct at_metrics *m,
 /* What the model wrote after `prompt` at the evaluation of `step`.           */
 int at_metrics_sample(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
                       const char *prompt, const char *text);
+/* How much of what a site decided about it executed.                         */
+struct at_metrics_share { const char *site; double on, all; };
+/* The mean of the sites' shares; NaN when nothing was decided.               */
+double at_metrics_share_mean(const struct at_metrics_share *s, size_t n);
+/* A line of capacity.jsonl; n 0: none.                                       */
+int at_metrics_shares(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
+                      bool eval, const struct at_metrics_share *s, size_t n);
 int at_metrics_sync(struct at_ctx *cx, struct at_metrics *m);
 void at_metrics_close(struct at_metrics *m);
 

@@ -43,6 +43,15 @@ static int take_batches(struct loop *l)
     return AT_OK;
 }
 
+/* A row, and what the graph's gauges say of its step.                        */
+static int add_metrics(struct at_job *j, const struct at_metrics_row *row,
+                       const struct at_step_io *io)
+{
+    int rc = at_metrics_add(j->cx, j->metrics, row);
+    return rc < 0 ? rc : at_metrics_shares(j->cx, j->metrics, row->step,
+                                           row->eval, io->gauge, io->n_gauges);
+}
+
 static int log_step(struct loop *l, const struct at_step_result *r)
 {
     struct at_job *j = l->j;
@@ -63,7 +72,7 @@ static int log_step(struct loop *l, const struct at_step_result *r)
     row.tokens_per_s = (double)r->n_tokens / fmax(now - j->step_s, 1e-9);
     if (j->s.step % (uint64_t)at_recipe_int(j->r, "log.every") == 0 ||
         j->s.step == j->steps)
-        rc = at_metrics_add(j->cx, j->metrics, &row);
+        rc = add_metrics(j, &row, &j->st->train);
     p.tokens_per_s = speed;
     p.eta_s = (double)(j->steps - j->s.step) * (double)r->n_tokens /
               fmax(speed, 1e-9);
@@ -81,6 +90,7 @@ static int mean_loss(struct at_job *j, struct at_eval_sum *sum,
     uint64_t most = (uint64_t)at_recipe_int(j->r, "eval.batches");
     const struct at_batch *b;
     *sum = (struct at_eval_sum){ 0 };
+    at_step_eval_begin(j->st);
     at_loader_seek(j->eval, (struct at_cursor){ 0 });
     for (uint64_t n = 0; most == 0 || n < most; n++) {
         int rc = at_loader_next(j->cx, j->eval, &b);
@@ -188,7 +198,7 @@ static int evaluate(struct loop *l, bool *best)
     say(l, "step %llu: validation loss %.4f \u00B1 %.4f%s%s",
         (unsigned long long)j->s.step, loss, row.loss_se, right,
         *best ? ", the best so far" : "");
-    rc = at_metrics_add(j->cx, j->metrics, &row);
+    rc = add_metrics(j, &row, &j->st->eval);
     return rc == AT_OK ? draw_samples(j) : rc;
 }
 
@@ -266,6 +276,26 @@ static int save(struct at_job *j, bool best)
 {
     int rc = at_metrics_sync(j->cx, j->metrics);
     return rc == AT_OK ? at_checkpoint_write(j, best) : rc;
+}
+
+/* A router that never skipped, or always did, has learnt nothing.            */
+static void judge_capacity(const struct at_job *j)
+{
+    const struct at_step_io *io = j->eval ? &j->st->eval : &j->st->train;
+    bool moved = io->n_gauges == 0;
+    for (size_t i = 0; i < io->n_gauges; i++) {
+        const struct at_metrics_share *s = &io->gauge[i];
+        moved |= s->on < s->all;
+        if (s->all > 0 && s->on <= 0)
+            at_log(j->cx, AT_LOG_WARN, "%s: its router skips everything: it has "
+                   "collapsed.  Lower router.gradient_scale or optim.lr, or "
+                   "raise router.capacity", s->site);
+    }
+    if (!moved)
+        at_log(j->cx, AT_LOG_WARN, "the routers skip nothing: no decision has "
+               "moved.  Raise optim.lr (their weights start at zero) or the "
+               "number of steps, or ask for less: router.capacity with "
+               "router.gradient_scale");
 }
 
 static bool stop_asked(const struct at_job *j)
@@ -428,6 +458,8 @@ int at_run_train(struct at_ctx *cx, struct at_recipe *r, bool fresh,
     if (rc == AT_OK) {
         at_loader_seek(j->train, j->s.cursor);
         rc = train(&l);
+        if (rc == AT_OK)
+            judge_capacity(j);
     }
     at_job_close(j);
     return rc;
@@ -482,6 +514,8 @@ int at_run_resume(struct at_ctx *cx, const char *dir, at_progress_fn *progress,
         rc = at_metrics_open(cx, dir, j->s.step, &j->metrics);
         if (rc == AT_OK)
             rc = train(&l);
+        if (rc == AT_OK)
+            judge_capacity(j);
     }
     at_job_close(j);
     return rc < 0 && rc != AT_EINTR ? at_note(cx, rc, "resuming %s", dir) : rc;

@@ -31,6 +31,21 @@ static int finish(struct at_step *st, struct at_graph *g, struct at_val *hidden,
     return rc == AT_OK ? at_plan_create(g, roots, n, &io->plan) : rc;
 }
 
+/* Room for the sums of the graph's gauges.                                   */
+static int list_gauges(struct at_ctx *cx, struct at_arena *arena,
+                       const struct at_graph *g, struct at_step_io *io)
+{
+    for (const struct at_gauge *a = g->gauges; a; a = a->next)
+        io->n_gauges++;
+    io->gauge = at_alloc_n(cx, arena, io->n_gauges + 1, sizeof *io->gauge);
+    if (!io->gauge)
+        return AT_ENOMEM;
+    for (const struct at_gauge *a = g->gauges; a; a = a->next)
+        (io->gauge++)->site = a->name;
+    io->gauge -= io->n_gauges;
+    return AT_OK;
+}
+
 static int build(struct at_step *st, struct at_arena *arena,
                  const struct at_adapters *adapters, const at_real *rope,
                  enum pass pass, struct at_step_io *io)
@@ -51,13 +66,16 @@ static int build(struct at_step *st, struct at_arena *arena,
     in.ids = io->ids = at_input(g, "ids", AT_I32, N);
     in.pos = io->pos = at_input(g, "pos", AT_I32, N);
     in.first = io->first = at_input(g, "first", AT_I32, N);
+    in.part = io->part = at_input(g, "part", AT_I32, N);
+    g->share = io->share = at_input(g, "share", AT_REAL, at_shape1(1));
     io->target = at_input(g, "target", AT_I32, N);
     if (!s->objective)
         io->weight = at_input(g, "weight", AT_REAL, N);
-    if (!in.ids || !in.pos || !in.first || !io->target ||
-        (!s->objective && !io->weight))
+    if (!in.ids || !in.pos || !in.first || !in.part || !io->target ||
+        !io->share || (!s->objective && !io->weight))
         return AT_ENOMEM;
-    return finish(st, g, at_decoder_hidden(g, st->d, &in, &o), train, io);
+    rc = finish(st, g, at_decoder_hidden(g, st->d, &in, &o), train, io);
+    return rc == AT_OK ? list_gauges(st->cx, arena, g, io) : rc;
 }
 
 /* Every trainable param must get a gradient, or training is not what it seems. */
@@ -147,6 +165,26 @@ void at_step_destroy(struct at_step *st)
     st->region = NULL;
 }
 
+/* A text is a prompt up to the token before the first that is trained; where
+ * that is its first token, it has no prompt.  A token alone that nothing is
+ * learnt from is padding.                                                    */
+static void fill_parts(int32_t *part, const struct at_batch *b)
+{
+    size_t N = b->rows * b->length, end;
+    for (size_t n = 0; n < N; n = end) {
+        enum at_part now = b->targets[n] >= 0 ? AT_PART_TEXT : AT_PART_PROMPT;
+        for (end = n + 1; end < N && b->first[end] == b->first[n]; end++)
+            ;
+        if (end == n + 1 && b->targets[n] < 0)
+            now = AT_PART_NONE;
+        for (size_t i = n; i < end; i++) {
+            part[i] = now;
+            if (now == AT_PART_PROMPT && b->targets[i] >= 0)
+                now = AT_PART_ANSWER;
+        }
+    }
+}
+
 /* The graphs share one region: binding to it is what brings one to life.     */
 static void fill(const struct at_step *st, const struct at_step_io *io,
                  const struct at_batch *b, double weight)
@@ -159,6 +197,30 @@ static void fill(const struct at_step *st, const struct at_step_io *io,
     memcpy(io->target->data, b->targets, N * sizeof *b->targets);
     for (size_t i = 0; i < N && io->weight; i++)
         ((at_real *)io->weight->data)[i] = (at_real)weight;
+    fill_parts(io->part->data, b);
+    *(at_real *)io->share->data = (at_real)st->share;
+}
+
+/* Adds up what the last run measured; returns the terms of its loss.         */
+static double read_gauges(const struct at_step *st, struct at_step_io *io)
+{
+    const struct at_graph *g = io->plan->g;
+    struct at_metrics_share *sum = io->gauge;
+    double terms = 0;
+    for (const struct at_gauge *a = g->gauges; a; a = a->next, sum++) {
+        const at_real *v = a->value->data;
+        sum->on += (double)v[0];
+        sum->all += (double)v[1];
+    }
+    for (const struct at_term *t = g->terms; t; t = t->next)
+        terms += (double)*(at_real *)t->value->data;
+    return terms * st->share;
+}
+
+static void clear_gauges(struct at_step_io *io)
+{
+    for (size_t i = 0; i < io->n_gauges; i++)
+        io->gauge[i].on = io->gauge[i].all = 0;
 }
 
 static void sum_ce(const struct at_step_io *io, const struct at_batch *b,
@@ -279,6 +341,7 @@ static void eval_objective(struct at_step *st, const struct at_batch *b,
         return;
     fill(st, &st->eval, b, 0);
     at_plan_run(st->eval.plan, &r);
+    read_gauges(st, &st->eval);
     judge(st, &st->eval, &q, &sum->o);
     units = sum->o.units - units;
     sum->ce += (sum->o.loss - before) * units;  /* of a mean to a sum         */
@@ -299,6 +362,12 @@ void at_step_eval(struct at_step *st, const struct at_batch *b,
     fill(st, &st->eval, b, 1);
     at_plan_run(st->eval.plan, &r);
     sum_ce(&st->eval, b, sum);
+    read_gauges(st, &st->eval);
+}
+
+void at_step_eval_begin(struct at_step *st)
+{
+    clear_gauges(&st->eval);
 }
 
 const at_real *at_step_ce(const struct at_step *st)
@@ -424,9 +493,12 @@ int at_step_run(struct at_step *st, const struct at_batch *const *batch,
         return at_fail(st->cx, AT_EINVAL, "step %llu has no token to train on: "
                        "every target is masked", (unsigned long long)step);
     weight = 1 / (double)r->n_targets;
+    clear_gauges(&st->train);
     for (size_t i = 0; i < st->set.accumulate; i++) {
         run.micro = i;
+        st->share = (double)batch[i]->n_targets * weight;
         micro_step(st, batch[i], weight, &whole, &run, &sum);
+        r->penalty += read_gauges(st, &st->train);
     }
     at_step_means(&sum.o, r);
     if (st->set.objective)

@@ -15,6 +15,7 @@
 #include "optim/optim.h"
 #include "train/adapters/adapter.h"
 #include "train/align/gather.h"
+#include "train/metrics.h"
 #include "train/models/model.h"
 
 struct at_step_settings {
@@ -33,11 +34,13 @@ struct at_step_settings {
 /* What a graph reads and gives. */
 struct at_step_io {
     struct at_plan *plan;
-    struct at_val *ids, *pos, *first, *target;
+    struct at_val *ids, *pos, *first, *part, *target, *share;
     struct at_val *weight, *loss;   /* language modelling                     */
     struct at_val *ce;          /* [N]; NULL for an objective on values       */
     struct at_val *value;       /* [N,1] of such                              */
     struct at_val *seed;        /* like ce or value: derivative of the loss   */
+    struct at_metrics_share *gauge;     /* the graph's gauges: sums           */
+    size_t n_gauges;
 };
 
 struct at_step {
@@ -52,6 +55,7 @@ struct at_step {
     size_t score_stride;
     const float *const *old;    /* [accumulate] by position: log-probability
                                  * when drawn                                 */
+    double share;               /* of the step, this micro-batch              */
     void *region;
     size_t region_bytes;
     /* The running mean and variance of the gradient norm, for its z-score;
@@ -66,6 +70,7 @@ struct at_step_result {
     double accuracy;            /* share of pairs in the right order          */
     double margin;              /* mean gap of the pairs' implied rewards     */
     double reward, kl;          /* mean over texts                            */
+    double penalty;             /* the adapters' terms of the loss            */
     size_t n_tokens, n_targets;
     bool skipped;               /* not finite, and the weights are untouched  */
 };
@@ -95,6 +100,8 @@ struct at_eval_sum {            /* over targets, or terms of an objective     */
 /* Adds a batch to an evaluation, in float64.                                 */
 void at_step_eval(struct at_step *st, const struct at_batch *b,
                   struct at_eval_sum *sum);
+/* Forgets what the gauges of evaluations have summed up.                     */
+void at_step_eval_begin(struct at_step *st);
 /* Means of an evaluation or a step, as far as they were measured.            */
 void at_step_means(const struct at_objective_sum *sum,
                    struct at_step_result *r);

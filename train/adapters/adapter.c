@@ -2,11 +2,12 @@
 #include "train/adapters/adapter.h"
 
 #include "train/adapters/lora.h"
+#include "train/adapters/router.h"
 
 #include <string.h>
 
 const struct at_adapter_kind *const at_adapter_kinds[] = {
-    &at_lora_kind, NULL
+    &at_lora_kind, &at_router_kind, NULL
 };
 
 int at_adapters_add(struct at_ctx *cx, struct at_arena *arena,

@@ -107,7 +107,7 @@ static struct at_val *turn(struct at_graph *g, const struct block *b,
         x = rms(g, d, b->ones, name,
                 d->qk_norm == AT_QK_HEAD ? d->K : heads * d->K, x);
     }
-    return b->rope ? at_rope(g, x, b->rope, b->in->pos, heads, d->rope_half)
+    return b->rope ? at_rope(g, x, b->rope, g->place.pos, heads, d->rope_half)
                    : x;
 }
 
@@ -121,10 +121,10 @@ static struct at_val *attend(struct at_graph *g, const struct block *b,
     size_t window = at_decoder_local(d, b->i) ? d->window : 0;
     if (in->cache_k)
         return at_attention_cached(g, q, k, v, in->cache_k[b->i],
-                                   in->cache_v[b->i], in->row, in->pos, d->H,
-                                   d->G, scale, window);
-    return at_attention(g, q, k, v, in->first, in->B, d->H, d->G, scale,
-                        window);
+                                   in->cache_v[b->i], g->place.row,
+                                   g->place.pos, d->H, d->G, scale, window);
+    return at_attention(g, q, k, v, g->place.first, g->place.B, d->H, d->G,
+                        scale, window);
 }
 
 /* blocks.I.attn: x [N,C] (normed) -> [N,C]. */
@@ -246,6 +246,8 @@ struct at_val *at_decoder_hidden(struct at_graph *g,
     at_real *ones = d->norm_plus ? make_ones(g, d) : NULL;
     if (!tables(g, d, o->rope, rope) || (d->norm_plus && !ones))
         return NULL;
+    g->place = (struct at_place){ in->pos, in->first, in->row, in->part,
+                                  in->memo, in->B, d->L };
     for (size_t i = 0; i < d->L; i++) {
         struct block *b = at_alloc(g->cx, g->arena, sizeof *b);
         const char *site = at_sprintf(g->cx, g->arena, "blocks.%zu", i);

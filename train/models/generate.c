@@ -9,7 +9,7 @@ enum { PIECE = 256 };
 
 struct pass {               /* a graph over n tokens                          */
     struct at_plan *plan;
-    struct at_val *ids, *pos, *row, *pick, *logits;
+    struct at_val *ids, *pos, *row, *part, *pick, *logits;
     size_t n;
 };
 
@@ -21,8 +21,9 @@ struct at_generator {
     size_t rows, T_max;
     struct pass prompt, token;
     at_real *cache;             /* layers x {k, v} x [rows,G,T_max,K]          */
+    at_real *memo;              /* layers x [rows,2]                          */
     size_t cache_n, region_bytes;
-    struct at_val **vals[2];    /* per pass: 2*L states                       */
+    struct at_val **vals[2];    /* per pass: 3*L states                       */
     void *region, *scratch;
     struct live *live;          /* one a row                                  */
 };
@@ -38,11 +39,16 @@ static int make_states(struct at_generator *g, struct at_graph *graph, int pass)
 {
     const struct at_decoder *d = g->d;
     struct at_shape s = { 4, { g->rows, d->G, g->T_max, d->K } };
-    struct at_val **v = at_alloc_n(g->cx, graph->arena, 2 * d->L, sizeof *v);
+    struct at_shape two = at_shape2(g->rows, 2);
+    struct at_val **v = at_alloc_n(g->cx, graph->arena, 3 * d->L, sizeof *v);
     if (!v)
         return AT_ENOMEM;
-    for (size_t i = 0; i < 2 * d->L; i++) {
-        v[i] = at_state(graph, i < d->L ? "cache.k" : "cache.v", NULL, s);
+    for (size_t i = 0; i < 3 * d->L; i++) {
+        static const char *const names[] = { "cache.k", "cache.v", "memo" };
+        bool memo = i >= 2 * d->L;
+        v[i] = at_state(graph, names[i / d->L],
+                        memo ? g->memo + (i - 2 * d->L) * 2 * g->rows : NULL,
+                        memo ? two : s);
         if (!v[i])
             return AT_ENOMEM;
     }
@@ -66,15 +72,20 @@ static int make_pass(struct at_generator *g, struct at_arena *arena,
         rc = make_states(g, graph, which);
     if (rc < 0)
         return rc;
+    /* Prompts go in pieces, unless a guest must see them whole.              */
+    if (which == 0 && !graph->whole && n > PIECE)
+        n = PIECE;
     p->n = n;
     in.B = 1;
     in.ids = p->ids = at_input(graph, "ids", AT_I32, at_shape1(n));
     in.pos = p->pos = at_input(graph, "pos", AT_I32, at_shape1(n));
     in.row = p->row = at_input(graph, "row", AT_I32, at_shape1(n));
+    in.part = p->part = at_input(graph, "part", AT_I32, at_shape1(n));
     in.cache_k = g->vals[which];
     in.cache_v = g->vals[which] + g->d->L;
+    in.memo = g->vals[which] + 2 * g->d->L;
     p->pick = at_input(graph, "pick", AT_I32, at_shape1(g->rows));
-    if (!p->ids || !p->pos || !p->row || !p->pick)
+    if (!p->ids || !p->pos || !p->row || !p->part || !p->pick)
         return AT_ENOMEM;
     hidden = at_decoder_hidden(graph, g->d, &in, &o);
     p->logits = at_linear(graph, at_rows(graph, hidden, p->pick),
@@ -104,10 +115,12 @@ int at_generator_create(struct at_ctx *cx, struct at_arena *arena,
     g->rows = rows;
     g->T_max = T_max;
     g->cache_n = rows * d->G * T_max * d->K;
+    g->memo = at_alloc_n(cx, arena, d->L * rows * 2, sizeof *g->memo);
+    if (!g->memo)
+        return AT_ENOMEM;
     rc = at_decoder_rope(cx, arena, d, &rope);
     if (rc == AT_OK)
-        rc = make_pass(g, arena, &g->prompt, T_max < PIECE ? T_max : PIECE, 0,
-                       rope, attach, self);
+        rc = make_pass(g, arena, &g->prompt, T_max, 0, rope, attach, self);
     if (rc == AT_OK)
         rc = make_pass(g, arena, &g->token, rows, 1, rope, attach, self);
     if (rc < 0)
@@ -163,17 +176,20 @@ static void clear(struct at_generator *g, struct pass *p)
     pick = p->pick->data;
     memset(p->ids->data, 0, p->n * sizeof(int32_t));
     memset(p->pos->data, 0, p->n * sizeof(int32_t));
+    memset(p->part->data, 0, p->n * sizeof(int32_t));   /* AT_PART_NONE      */
     for (size_t i = 0; i < p->n; i++)
         row[i] = -1;
     for (size_t i = 0; i < g->rows; i++)
         pick[i] = -1;
 }
 
-static void put(struct pass *p, size_t slot, int32_t id, size_t pos, size_t row)
+static void put(struct pass *p, size_t slot, int32_t id, size_t pos, size_t row,
+                enum at_part part)
 {
     ((int32_t *)p->ids->data)[slot] = id;
     ((int32_t *)p->pos->data)[slot] = (int32_t)pos;
     ((int32_t *)p->row->data)[slot] = (int32_t)row;
+    ((int32_t *)p->part->data)[slot] = part;
 }
 
 static void run(struct at_generator *g, struct pass *p)
@@ -206,7 +222,7 @@ static void feed(struct at_generator *g, const int32_t *ids, size_t n, size_t r)
         size_t m = n - at < p->n ? n - at : p->n;
         clear(g, p);
         for (size_t i = 0; i < m; i++)
-            put(p, i, ids[at + i], at + i, r);
+            put(p, i, ids[at + i], at + i, r, AT_PART_PROMPT);
         if (at + m == n)
             ((int32_t *)p->pick->data)[r] = (int32_t)(m - 1);
         run(g, p);
@@ -256,7 +272,8 @@ int at_generate(struct at_generator *g, const struct at_prompt *prompts,
         left = 0;
         for (size_t r = 0; r < n; r++)
             if (g->live[r].on) {
-                put(p, r, g->live[r].next, g->live[r].at++, r);
+                put(p, r, g->live[r].next, g->live[r].at++, r,
+                    AT_PART_ANSWER);
                 ((int32_t *)p->pick->data)[r] = (int32_t)r;
                 left++;
             }

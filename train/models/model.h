@@ -86,11 +86,13 @@ double at_decoder_params(const struct at_decoder *d);
 /* What the graph reads: tokens in rows of T for training ...                 */
 struct at_tokens {
     struct at_val *ids, *pos, *first;   /* int32 [N]                          */
+    struct at_val *part;                /* likewise, enum at_part; may be NULL */
     size_t B;
     /* ... or single tokens against a cache, when cache is not NULL: first is
      * NULL, row [N] says whose.  k[i], v[i] of layer i: [rows,G,T_max,K].    */
     struct at_val *row;
     struct at_val *const *cache_k, *const *cache_v;
+    struct at_val *const *memo; /* [rows,2] a layer, see struct at_place      */
 };
 
 struct at_decoder_options {
