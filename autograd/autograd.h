@@ -51,6 +51,7 @@ struct at_val {
     struct at_val *grad;        /* while and after at_grad                   */
     bool wants_grad;            /* a trainable param stands at or below      */
     bool keep;                  /* its memory outlives the run: a result     */
+    size_t *live;               /* rows in use in this run; NULL: all        */
     struct at_src at;           /* the recipe line that asked for it         */
     /* private to autograd/ */
     struct at_val *twin;        /* recomputed copy that backward reads       */
@@ -74,7 +75,7 @@ enum at_op_id {
     AT_OP_ROWS, AT_OP_ROWS_BWD, AT_OP_LINEAR_XENT,
     AT_OP_LINEAR_CE, AT_OP_LINEAR_CE_BWD,
     AT_OP_ROUTE, AT_OP_ROUTE_BWD, AT_OP_GATE, AT_OP_GATE_BWD,
-    AT_OP_CAPACITY, AT_OP_CAPACITY_BWD,
+    AT_OP_CAPACITY, AT_OP_CAPACITY_BWD, AT_OP_PICK, AT_OP_SCATTER,
     AT_OP_COUNT
 };
 
@@ -108,13 +109,17 @@ struct at_op_test {
     double tol;             /* 0: 1e-6                                       */
 };
 
+#define AT_ALWAYS (1u << 31)
+
 struct at_grads;
 
 struct at_op {
     const char *name;
     int n_in_min, n_in_max, n_out;
     unsigned can_acc;       /* bit o: `run` honours acc for out[o]           */
-    unsigned can_skip;      /* bit o: out[o] may be NULL when not wanted     */
+    unsigned can_skip;      /* bit o: out[o] may be NULL when not wanted;
+                               AT_ALWAYS: runs although no result is read or no
+                               row is in use                                  */
     int inplace;            /* out[0] may take over the buffer of in[0] ..
                                in[inplace-1]; 0: of none                     */
     /* The only place that may refuse: checks inputs, sets out[] shapes.      */
@@ -186,12 +191,18 @@ struct at_graph;
  * either.                                                                    */
 enum at_part { AT_PART_NONE, AT_PART_ANSWER, AT_PART_PROMPT, AT_PART_TEXT };
 
-/* Where the rows at hand stand: int32 [N] each.  A model sets it and reads it;
+/* Where the rows at hand stand, int32 [N] where nothing else is said.  A model sets it and reads it;
  * a guest that calls f on other rows says so here around the call.           */
 struct at_place {
     struct at_val *pos;         /* position in the text                       */
     struct at_val *first;       /* the text's first row; NULL with a cache    */
     struct at_val *row;         /* of the cache, -1: padding; else NULL       */
+    struct at_val *cell;        /* of the cache's row; NULL: the position     */
+    struct at_val *seen;        /* real [N]: a row with 0 is a key to itself
+                                 * only; NULL: all are keys                   */
+    struct at_val *pick;        /* rows that a result is wanted for: a guest
+                                 * gives all rows and expects these; NULL     */
+    struct at_val *pick_pos;    /* their positions                            */
     struct at_val *part;        /* enum at_part; NULL: not said               */
     struct at_val *const *memo; /* with a cache, a layer: [rows,2], what a
                                  * guest remembers of each of its rows        */
@@ -299,18 +310,18 @@ struct at_val *at_layernorm(struct at_graph *g, struct at_val *x,
 struct at_val *at_rope(struct at_graph *g, struct at_val *x, struct at_val *cs,
                        struct at_val *pos, size_t H, bool half);
 /* q [B*T,H*K], k,v [B*T,G*K] -> y [B*T,H*K]; k NULL: q is [B*T,(H+2G)*K],
- * the three side by side.  first [B*T], window: see struct at_attn.          */
+ * the three side by side.  where: first, B; seen and pick (of q's rows, only
+ * where k is given), which may be NULL; window: see struct at_attn.          */
 struct at_val *at_attention(struct at_graph *g, struct at_val *q,
                             struct at_val *k, struct at_val *v,
-                            struct at_val *first, size_t B, size_t H, size_t G,
+                            const struct at_place *where, size_t H, size_t G,
                             double scale, size_t window);
-/* The same over a cache kc, vc [rows,G,T_max,K]; row, pos [N].               */
+/* The same over a cache kc, vc [rows,G,T_max,K], with where->row and cell.    */
 struct at_val *at_attention_cached(struct at_graph *g, struct at_val *q,
                                    struct at_val *k, struct at_val *v,
                                    struct at_val *kc, struct at_val *vc,
-                                   struct at_val *row, struct at_val *pos,
-                                   size_t H, size_t G, double scale,
-                                   size_t window);
+                                   const struct at_place *where, size_t H,
+                                   size_t G, double scale, size_t window);
 struct at_val *at_act(struct at_graph *g, struct at_val *x, enum at_act act);
 /* act(a) * b */
 struct at_val *at_glu(struct at_graph *g, struct at_val *a, struct at_val *b,
@@ -357,6 +368,15 @@ struct at_val *at_route(struct at_graph *g, struct at_val *h, struct at_val *w,
  * is <dy, f - x>; kept_only: 0 where m is 0.                                 */
 struct at_val *at_gate(struct at_graph *g, struct at_val *f, struct at_val *m,
                        struct at_val *x, bool kept_only);
+/* The rows whose m [N] is 1: index into the N, and where they stand.  memo
+ * [rows,2] (NULL: not kept): memo[row,1] counts the cells in use; counted: the
+ * kept rows lie side by side in the cache, else at their positions.          */
+struct at_picked { struct at_val *index; struct at_place where; };
+int at_pick(struct at_graph *g, struct at_val *m, const struct at_place *where,
+            struct at_val *memo, bool counted, struct at_picked *p);
+/* y [N,C]: row index[k] is f[k], the others are 0.                           */
+struct at_val *at_scatter(struct at_graph *g, struct at_val *f,
+                          struct at_val *index, size_t N);
 /* The mean of m over texts or tokens without padding: what it exceeds target
  * by, or (target < 0) itself.                                                */
 struct at_val *at_capacity(struct at_graph *g, struct at_val *m,

@@ -146,7 +146,9 @@ struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
     const struct at_op *row = at_ops[op];
     struct at_shape shape[AT_OUT_MAX] = { { 0 } };
     struct at_val hold[AT_OUT_MAX] = { { 0 } };
+    enum at_dtype dtype[AT_OUT_MAX];
     struct at_node *n;
+    size_t *live = NULL;
     bool wants = false;
 
     for (int i = 0; i < n_in; i++)
@@ -164,15 +166,20 @@ struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
     }
     for (int i = 0; i < n_in; i++)
         wants |= in[i] && in[i]->wants_grad;
-    for (int o = 0; o < n->n_out; o++)
+    for (int i = 0; i < n_in && !live; i++)
+        live = in[i] ? in[i]->live : NULL;
+    for (int o = 0; o < n->n_out; o++) {
         shape[o] = hold[o].shape;
+        dtype[o] = hold[o].dtype;
+    }
     for (int o = 0; o < n->n_out; o++) {
         n->out[o] = NULL;
         if (shape[o].n == 0)
             continue;               /* this output is not wanted             */
-        n->out[o] = add_val(g, AT_VAL_NODE, AT_REAL, shape[o]);
+        n->out[o] = add_val(g, AT_VAL_NODE, dtype[o], shape[o]);
         if (!n->out[o])
             return NULL;
+        n->out[o]->live = live;
         n->out[o]->node = n;
         n->out[o]->wants_grad = wants && !g->backward;
     }

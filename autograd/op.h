@@ -14,9 +14,11 @@ static inline const int32_t *at_i(const struct at_val *v)
     return v->data;
 }
 
+/* Elements in use. */
 static inline size_t at_count(const struct at_val *v)
 {
-    return at_shape_count(&v->shape);
+    size_t n = at_shape_count(&v->shape);
+    return v->live ? n / v->shape.d[0] * *v->live : n;
 }
 
 static inline size_t at_cols(const struct at_val *v)
@@ -24,12 +26,12 @@ static inline size_t at_cols(const struct at_val *v)
     return v->shape.d[v->shape.n - 1];
 }
 
-/* All dimensions but the last. */
+/* All dimensions but the last; of rows, those in use. */
 static inline size_t at_rows_of(const struct at_val *v)
 {
     size_t n = 1;
     for (size_t i = 0; i + 1 < v->shape.n; i++)
-        n *= v->shape.d[i];
+        n *= i == 0 && v->live ? *v->live : v->shape.d[i];
     return n;
 }
 
@@ -59,6 +61,6 @@ extern const struct at_op
     at_op_rows, at_op_rows_bwd, at_op_linear_xent,
     at_op_linear_ce, at_op_linear_ce_bwd,
     at_op_route, at_op_route_bwd, at_op_gate, at_op_gate_bwd,
-    at_op_capacity, at_op_capacity_bwd;
+    at_op_capacity, at_op_capacity_bwd, at_op_pick, at_op_scatter;
 
 #endif

@@ -29,8 +29,8 @@ static struct at_attn setting(const struct at_node *n, const int32_t *first)
 {
     size_t B = (size_t)n->attr.i[0], H = (size_t)n->attr.i[1];
     size_t G = (size_t)n->attr.i[2], K = head_size(n);
-    size_t N = at_rows_of(n->in[0]), wide = (H + 2 * G) * K;
     bool apart = n->in[1] != NULL;
+    size_t N = at_rows_of(n->in[apart]), wide = (H + 2 * G) * K;
     return (struct at_attn){
         .B = B, .T = N / B, .H = H, .G = G, .K = K,
         .ld_q = apart ? H * K : wide, .ld_k = apart ? G * K : wide,
@@ -43,7 +43,7 @@ static struct at_attn setting(const struct at_node *n, const int32_t *first)
 static int attn_inputs(struct at_ctx *cx, struct at_node *n)
 {
     size_t H = (size_t)n->attr.i[1], G = (size_t)n->attr.i[2];
-    size_t B = (size_t)n->attr.i[0], N = at_rows_of(n->in[0]), K;
+    size_t B = (size_t)n->attr.i[0], N = at_rows_of(n->in[n->in[1] != NULL]), K;
     if (H == 0 || G == 0 || H % G || B == 0 || N % B)
         return at_refuse(cx, n, "heads must be a multiple of key/value heads, "
                          "and tokens of rows");
@@ -54,29 +54,47 @@ static int attn_inputs(struct at_ctx *cx, struct at_node *n)
                          "at most 256");
     if (n->in[1] && (!n->in[2] || at_cols(n->in[1]) != G * K ||
                      at_cols(n->in[2]) != G * K ||
-                     at_rows_of(n->in[1]) != N || at_rows_of(n->in[2]) != N))
+                     at_rows_of(n->in[2]) != N))
         return at_refuse(cx, n, "keys and values must be key/value heads times "
                          "the head size wide");
     return AT_OK;
 }
 
+/* in: q k v first seen pick */
 static int attn_shape(struct at_ctx *cx, struct at_node *n)
 {
     int rc = attn_inputs(cx, n);
-    size_t N = at_rows_of(n->in[0]), H = (size_t)n->attr.i[1];
+    const struct at_val *seen = n->n_in > 4 ? n->in[4] : NULL;
+    const struct at_val *pick = n->n_in > 5 ? n->in[5] : NULL;
+    size_t N, H = (size_t)n->attr.i[1];
     if (rc < 0)
         return rc;
+    N = at_rows_of(n->in[n->in[1] != NULL]);
+    if ((seen && at_count(seen) != N) ||
+        (pick ? !n->in[1] || n->attr.i[0] != 1 ||
+                    at_count(pick) != at_rows_of(n->in[0])
+              : at_rows_of(n->in[0]) != N))
+        return at_refuse(cx, n, "queries, keys and what is seen must agree");
     if (n->in[3]->dtype != AT_I32 || at_count(n->in[3]) != N)
         return at_refuse(cx, n, "'first' must hold an integer a token");
+    N = at_rows_of(n->in[0]);
     n->out[0]->shape = at_shape2(N, H * head_size(n));
     n->out[1]->shape = at_shape2(N, H);
     return AT_OK;
+}
+
+static void add_pick(struct at_attn *a, const struct at_val *pick)
+{
+    a->at = pick ? at_i(pick) : NULL;
+    a->n_at = pick ? at_count(pick) : 0;
 }
 
 static void attn_run(const struct at_run *r, const struct at_node *n)
 {
     struct view w = view(n, n->in[0], n->in[1], n->in[2]);
     struct at_attn a = setting(n, at_i(n->in[3]));
+    a.seen = n->n_in > 4 ? at_f(n->in[4]) : NULL;
+    add_pick(&a, n->n_in > 5 ? n->in[5] : NULL);
     r->k->attn_fwd(at_f(n->out[0]), at_f(n->out[1]), w.q, w.k, w.v, &a);
 }
 
@@ -84,8 +102,9 @@ static int attn_grad(struct at_grads *d, struct at_node *n)
 {
     struct at_val *in[] = { at_seen_in(n, 0), at_seen_in(n, 1),
                             at_seen_in(n, 2), n->in[3], n->out[0]->grad,
-                            at_seen_out(n, 0), at_seen_out(n, 1) };
-    return at_give_node(d, AT_OP_ATTN_BWD, in, 7, n->attr, n->in,
+                            at_seen_out(n, 0), at_seen_out(n, 1),
+                            n->n_in > 4 ? at_seen_in(n, 4) : NULL };
+    return at_give_node(d, AT_OP_ATTN_BWD, in, 8, n->attr, n->in,
                         n->in[1] ? 3 : 1);
 }
 
@@ -95,7 +114,7 @@ static double attn_flops(const struct at_node *n)
     return 2.0 * (double)(a.B * a.H * a.K) * (double)a.T * (double)(a.T + 1);
 }
 
-/* in: q k v first dy y lse; out: dq dk dv, all of them or none               */
+/* in: q k v first dy y lse seen; out: dq dk dv, all of them or none               */
 static int attn_bwd_shape(struct at_ctx *cx, struct at_node *n)
 {
     (void)cx;
@@ -110,6 +129,7 @@ static void attn_bwd_run(const struct at_run *r, const struct at_node *n)
     struct view w = view(n, n->in[0], n->in[1], n->in[2]);
     struct view dw = view(n, n->out[0], n->out[1], n->out[2]);
     struct at_attn a = setting(n, at_i(n->in[3]));
+    a.seen = at_f(n->in[7]);
     r->k->attn_bwd(dw.q, dw.k, dw.v, at_f(n->in[4]), w.q, w.k, w.v,
                    at_f(n->in[5]), at_f(n->in[6]), &a);
 }
@@ -119,20 +139,25 @@ static double attn_bwd_flops(const struct at_node *n)
     return 2.5 * attn_flops(n);
 }
 
-/* in: q k v row pos kc vc */
+/* in: q k v row cell kc vc pick */
 static int cached_shape(struct at_ctx *cx, struct at_node *n)
 {
     const struct at_shape *c = &n->in[5]->shape;
-    size_t N = at_rows_of(n->in[0]), H = (size_t)n->attr.i[1];
+    const struct at_val *pick = n->n_in > 7 ? n->in[7] : NULL;
+    size_t N = at_rows_of(n->in[n->in[1] != NULL]);
+    size_t H = (size_t)n->attr.i[1];
     int rc = attn_inputs(cx, n);
     if (rc < 0)
         return rc;
+    if (pick ? at_count(pick) != at_rows_of(n->in[0]) || !n->in[1]
+             : at_rows_of(n->in[0]) != N)
+        return at_refuse(cx, n, "queries and keys must agree");
     if (c->n != 4 || c->d[1] != (size_t)n->attr.i[2] ||
         c->d[3] != head_size(n) || at_count(n->in[6]) != at_count(n->in[5]) ||
         at_count(n->in[3]) != N || at_count(n->in[4]) != N)
         return at_refuse(cx, n, "the cache must be [rows, key/value heads, "
                          "length, head size]");
-    n->out[0]->shape = at_shape2(N, H * head_size(n));
+    n->out[0]->shape = at_shape2(at_rows_of(n->in[0]), H * head_size(n));
     return AT_OK;
 }
 
@@ -142,6 +167,7 @@ static void cached_run(const struct at_run *r, const struct at_node *n)
     struct at_attn a = setting(n, NULL);
     struct at_cache c = { at_f(n->in[5]), at_f(n->in[6]),
                           n->in[5]->shape.d[0], n->in[5]->shape.d[2] };
+    add_pick(&a, n->n_in > 7 ? n->in[7] : NULL);
     r->k->attn_cached(at_f(n->out[0]), &c, w.q, w.k, w.v, at_i(n->in[3]),
                       at_i(n->in[4]), &a);
 }
@@ -187,30 +213,32 @@ struct at_val *at_rope(struct at_graph *g, struct at_val *x, struct at_val *cs,
 
 struct at_val *at_attention(struct at_graph *g, struct at_val *q,
                             struct at_val *k, struct at_val *v,
-                            struct at_val *first, size_t B, size_t H, size_t G,
+                            const struct at_place *where, size_t H, size_t G,
                             double scale, size_t window)
 {
-    struct at_val *in[] = { q, k, v, first };
-    struct at_attr attr = { scale, { (int64_t)B, (int64_t)H, (int64_t)G,
-                                     (int64_t)window } };
-    if (!q || !first)
+    struct at_val *in[] = { q, k, v, where->first, where->seen,
+                            k ? where->pick : NULL };
+    struct at_attr attr = { scale, { in[5] ? 1 : (int64_t)where->B, (int64_t)H,
+                                     (int64_t)G, (int64_t)window } };
+    if (!q || !where->first)
         return NULL;
-    return at_out(at_apply(g, AT_OP_ATTN, in, 4, attr), 0);
+    return at_out(at_apply(g, AT_OP_ATTN, in, 6, attr), 0);
 }
 
 struct at_val *at_attention_cached(struct at_graph *g, struct at_val *q,
                                    struct at_val *k, struct at_val *v,
                                    struct at_val *kc, struct at_val *vc,
-                                   struct at_val *row, struct at_val *pos,
-                                   size_t H, size_t G, double scale,
-                                   size_t window)
+                                   const struct at_place *where, size_t H,
+                                   size_t G, double scale, size_t window)
 {
-    struct at_val *in[] = { q, k, v, row, pos, kc, vc };
+    struct at_val *in[] = { q, k, v, where->row,
+                            where->cell ? where->cell : where->pos, kc, vc,
+                            k ? where->pick : NULL };
     struct at_attr attr = { scale, { 1, (int64_t)H, (int64_t)G,
                                      (int64_t)window } };
-    if (!q || !row || !pos || !kc || !vc)
+    if (!q || !in[3] || !in[4] || !kc || !vc)
         return NULL;
-    return at_out(at_apply(g, AT_OP_ATTN_CACHED, in, 7, attr), 0);
+    return at_out(at_apply(g, AT_OP_ATTN_CACHED, in, 8, attr), 0);
 }
 
 const struct at_op at_op_rope = {
@@ -221,7 +249,7 @@ const struct at_op at_op_rope = {
                 { .d = { 3 }, .ids = 5 } }, .attr = { .i = { 2, 1, 1 } } } }
 };
 const struct at_op at_op_attn = {
-    "attn", 1, 4, 2, 0, 0, 0, attn_shape, attn_run, attn_grad, attn_flops,
+    "attn", 1, 6, 2, 0, 0, 0, attn_shape, attn_run, attn_grad, attn_flops,
     { { .in = { { .d = { 6, 12 } }, { .d = { 6, 6 } }, { .d = { 6, 6 } },
                 { .d = { 6 }, .ids = 1 } },
         .attr = { 0.5, { 1, 4, 2 } } },
@@ -229,14 +257,14 @@ const struct at_op at_op_attn = {
                 { .d = { 5 }, .ids = 1 } },
         .attr = { 0.7, { 1, 2, 2 } } },
       { .in = { { .d = { 6, 4 } }, { .d = { 6, 2 } }, { .d = { 6, 2 } },
-                { .d = { 6 }, .ids = 1 } },
+                { .d = { 6 }, .ids = 1 }, { .d = { 6 }, .frozen = true } },
         .attr = { 0.5, { 1, 2, 1, 3 } } } }
 };
 const struct at_op at_op_attn_bwd = {
-    "attn_bwd", 1, 7, 3, 0, 0, 0, attn_bwd_shape, attn_bwd_run, NULL,
+    "attn_bwd", 1, 8, 3, 0, 0, 0, attn_bwd_shape, attn_bwd_run, NULL,
     attn_bwd_flops, { { .tol = 0 } }
 };
 const struct at_op at_op_attn_cached = {
-    "attn_cached", 1, 7, 1, 0, 0, 0, cached_shape, cached_run, NULL, NULL,
-    { { .tol = 0 } }
+    "attn_cached", 1, 8, 1, 0, AT_ALWAYS, 0, cached_shape, cached_run, NULL,
+    NULL, { { .tol = 0 } }
 };

@@ -15,7 +15,7 @@ enum { ALIGN = 64, PAGE = 4096 };
 static size_t bytes_of(const struct at_val *v)
 {
     size_t each = v->dtype == AT_I32 ? sizeof(int32_t) : sizeof(at_real);
-    return (at_count(v) * each + ALIGN - 1) / ALIGN * ALIGN;
+    return (at_shape_count(&v->shape) * each + ALIGN - 1) / ALIGN * ALIGN;
 }
 
 static struct at_val *root_of(struct at_val *v)
@@ -39,7 +39,7 @@ static void find_live(struct at_graph *g, struct at_val *const *roots, int n)
     for (int i = 0; i < n; i++)
         roots[i]->first = 0;
     for (struct at_node *d = g->last; d; d = d->prev) {
-        d->dead = d->op != AT_OP_ATTN_CACHED;
+        d->dead = !(at_ops[d->op]->can_skip & AT_ALWAYS);
         for (int o = 0; o < d->n_out; o++)
             if (d->out[o] && (d->out[o]->first >= 0 ||
                               d->out[o]->kind == AT_VAL_PGRAD))
@@ -231,7 +231,11 @@ static void run_part(const struct at_plan *p, const struct at_run *r, int from,
 {
     for (int i = from; i < to; i++) {
         const struct at_node *n = p->node[i];
-        double start = p->node_s ? at_now_s() : 0;
+        const size_t *live = n->out[0] ? n->out[0]->live : NULL;
+        double start;
+        if (live && *live == 0 && !(at_ops[n->op]->can_skip & AT_ALWAYS))
+            continue;
+        start = p->node_s ? at_now_s() : 0;
         at_ops[n->op]->run(r, n);
         if (p->node_s)
             p->node_s[i] += at_now_s() - start;
@@ -275,7 +279,7 @@ const struct at_node *at_plan_run_checked(const struct at_plan *p,
         const struct at_node *n = p->node[i];
         at_ops[n->op]->run(r, n);
         for (int o = 0; o < n->n_out; o++)
-            if (is_result(n, o) &&
+            if (is_result(n, o) && n->out[o]->dtype == AT_REAL &&
                 !at_all_finite(at_f(n->out[o]), at_count(n->out[o]))) {
                 *which = o;
                 return n;

@@ -153,7 +153,7 @@ void at_arena_finish(struct at_arena *a)
     *a = (struct at_arena){ 0 };
 }
 
-void *at_map(struct at_ctx *cx, size_t n_bytes, const char *what)
+void *at_reserve(struct at_ctx *cx, size_t n_bytes, const char *what)
 {
     char text[32];
     void *p = MAP_FAILED;
@@ -166,6 +166,15 @@ void *at_map(struct at_ctx *cx, size_t n_bytes, const char *what)
                 at_bytes_text(text, (double)n_bytes));
         return NULL;
     }
+    return p;
+}
+
+void *at_map(struct at_ctx *cx, size_t n_bytes, const char *what)
+{
+    void *p = at_reserve(cx, n_bytes, what);
+    size_t n = n_bytes ? n_bytes : 1;
+    if (!p)
+        return NULL;
     madvise(p, n, MADV_HUGEPAGE);
     for (size_t i = 0; i < n; i += PAGE)
         ((volatile char *)p)[i] = 0;

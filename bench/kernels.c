@@ -206,7 +206,8 @@ static void attention(struct bench *b, size_t T, size_t H, size_t K)
     for (size_t n = 0; n < N; n++)
         b->c.ids[n] = (int32_t)(n / T * T);
     b->c.attn = (struct at_attn){ N / T, T, H, H, K, C, C, C, C,
-                                  (float)(1 / sqrt((double)K)), b->c.ids, 0 };
+                                  (float)(1 / sqrt((double)K)), b->c.ids, 0,
+                                  NULL, NULL, 0 };
     b->c.run = run_attn;
     snprintf(shape, sizeof shape, "T=%zu H=%zu K=%zu", T, H, K);
     for (b->c.what = 0; b->c.what < 2; b->c.what++) {
@@ -241,7 +242,7 @@ static void decode(struct bench *b, size_t rows, size_t T, size_t H, size_t K)
     b->c.n[0] = rows;
     b->c.n[1] = T;
     b->c.attn = (struct at_attn){ 1, rows, H, H, K, C, C, C, C, 0.1f, NULL,
-                                  0 };
+                                  0, NULL, NULL, 0 };
     b->c.run = run_decode;
     snprintf(shape, sizeof shape, "%zu rows T=%zu C=%zu", rows, T, C);
     row(b, "attn_cached", shape, 0, 8.0 * (double)(rows * C * T));

@@ -45,7 +45,24 @@ struct at_attn {
     at_real scale;                  /* usually 1/sqrt(K)                     */
     const int32_t *first;           /* [N]                                   */
     size_t window;                  /* 0: no limit                           */
+    const at_real *seen;            /* [N]: a token with 0 or less is seen by
+                                     * itself only; NULL: all are seen        */
+    const int32_t *at;              /* [n_at]: q and y (and lse) have a row for
+                                     * each of these tokens only, and B is 1;
+                                     * NULL: for all.  Forward, and cached    */
+    size_t n_at;
 };
+
+/* How many queries there are in a row, and the token of query i.             */
+static inline size_t at_attn_queries(const struct at_attn *a)
+{
+    return a->at ? a->n_at : a->T;
+}
+
+static inline size_t at_attn_token(const struct at_attn *a, size_t i)
+{
+    return a->at ? (size_t)a->at[i] : i;
+}
 
 /* The first token that token n sees.                                         */
 static inline size_t at_attn_from(const struct at_attn *a, size_t n)
@@ -131,7 +148,8 @@ struct at_kernels {
                      const struct at_attn *a);
     /* Token n stands in cache row row[n] at position pos[n] (row -1: padding;
      * its y is zero).  All k, v are stored first, then token n sees positions
-     * 0 .. pos[n] (the last `window` of them).  Uses N = a->B * a->T, H, G, K, strides, scale; not first. */
+     * 0 .. pos[n] (the last `window` of them).  Uses N = a->B * a->T, H, G, K,
+     * strides, scale, at; neither first nor seen.                           */
     void (*attn_cached)(at_real *y, const struct at_cache *c, const at_real *q,
                         const at_real *k, const at_real *v,
                         const int32_t *row, const int32_t *pos,

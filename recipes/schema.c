@@ -171,6 +171,11 @@ const struct at_key at_keys[] = {
       .with = "router.layers",
       .help = "sequence: one decision a text, from its prompt; token: one a "
               "token." },
+    { "router.kv", CHOICE("none|all|kept", "none"),
+      .with = "router.level=token",
+      .help = "Keys and values of skipped tokens, which must be chosen: all: "
+              "later tokens see them; kept: they do not exist, and the cache "
+              "is smaller." },
     { "router.threshold", REAL(1e-6, 0.999999, "0.5"),
       .with = "router.layers",
       .help = "Executed is what has at least this probability." },

@@ -241,13 +241,26 @@ static int32_t *segments(struct bed *t, size_t B, size_t T, bool packed)
     return first;
 }
 
+/* Some of N, in order, maybe none. */
+static int32_t *some(struct bed *t, size_t N, size_t *n)
+{
+    int32_t *at = at_alloc_n(&t->cx, &t->cx.scratch, N, sizeof *at);
+    *n = 0;
+    for (size_t i = 0; i < N; i++)
+        if (pick(t, 3))
+            at[(*n)++] = (int32_t)i;
+    return at;
+}
+
 static void attention_once(struct bed *t, size_t B, size_t T, size_t H,
-                           size_t G, size_t K, bool packed, size_t window)
+                           size_t G, size_t K, bool packed, bool unseen,
+                           size_t window)
 {
     size_t N = B * T;
     struct at_attn a = {
         B, T, H, G, K, H * K + 3, G * K + 1, G * K + 2, H * K + 5,
         (float)(1 / sqrt((double)K)), segments(t, B, T, packed), window,
+        unseen ? draw(t, N, 1) : NULL, NULL, 0,
     };
     float *q = draw(t, N * a.ld_q, 2), *k = draw(t, N * a.ld_k, 1);
     float *v = draw(t, N * a.ld_v, 1), *dy = draw(t, N * a.ld_y, 1);
@@ -265,6 +278,12 @@ static void attention_once(struct bed *t, size_t B, size_t T, size_t H,
     same(t, "dq", dq, eq, N * a.ld_q, 5e-5);
     same(t, "dk", dk, ek, N * a.ld_k, 5e-5);
     same(t, "dv", dv, ev, N * a.ld_v, 5e-5);
+    if (B == 1) {
+        a.at = some(t, N, &a.n_at);
+        t->k->attn_fwd(y, lse, q, k, v, &a);
+        ref->attn_fwd(z, mse, q, k, v, &a);
+        same(t, "y of some", y, z, N * a.ld_y, 1e-5);
+    }
     at_arena_reset(&t->cx.scratch);
 }
 
@@ -280,7 +299,8 @@ static void check_attention(struct bed *t)
         for (int i = 0; i < 8; i++) {
             static const size_t window[] = { 0, 1, 9, 70 };
             attention_once(t, shape[s][0], shape[s][1], shape[s][2],
-                           shape[s][3], shape[s][4], i % 2, window[i / 2]);
+                           shape[s][3], shape[s][4], i % 2, i / 2 % 2,
+                           window[i / 2]);
         }
 }
 
@@ -301,7 +321,7 @@ static void check_cached(struct bed *t)
         for (int call = 0; call < 6; call++) {
             size_t N = call == 0 ? 90 : 5;
             struct at_attn a = { 1, N, H, G, K, H * K + 2, G * K, G * K + 1,
-                                 H * K, 0.3f, NULL, s % 2 ? 7 : 0 };
+                                 H * K, 0.3f, NULL, s % 2 ? 7 : 0, NULL, NULL, 0 };
             int32_t row[90], pos[90];
             float *q = draw(t, N * a.ld_q, 1), *k = draw(t, N * a.ld_k, 1);
             float *v = draw(t, N * a.ld_v, 1);
@@ -312,6 +332,8 @@ static void check_cached(struct bed *t)
                     row[n] = -1;
                 pos[n] = row[n] < 0 ? 0 : next[row[n]]++;
             }
+            if (call % 2)
+                a.at = some(t, N, &a.n_at);
             t->k->attn_cached(y, &c, q, k, v, row, pos, &a);
             ref->attn_cached(z, &e, q, k, v, row, pos, &a);
             same(t, "y", y, z, N * a.ld_y, 1e-5);
@@ -646,7 +668,8 @@ static void nan_in_attention(struct bed *t, size_t bad)
 {
     enum { T = 80, K = 20 };
     int32_t first[T] = { 0 };
-    struct at_attn a = { 1, T, 1, 1, K, K, K, K, K, 0.2f, first, 0 };
+    struct at_attn a = { 1, T, 1, 1, K, K, K, K, K, 0.2f, first, 0, NULL, NULL,
+                         0 };
     for (int which = 0; which < 3; which++) {
         float *x[3], *y = blank(t, T * K), *lse = blank(t, T);
         float *dq = blank(t, T * K), *dk = blank(t, T * K), *dv = blank(t, T * K);

@@ -414,21 +414,30 @@ static void draw_routers(struct model *m, double scale)
     }
 }
 
+/* The nine: three targets, decided by text, or by token with either meaning of
+ * keys and values.                                                           */
+static struct at_router_settings variant(int i)
+{
+    static const char *const targets[] = { "attn", "mlp", "block" };
+    static const char *const keys[] = { "none", "all", "kept" };
+    struct at_router_settings s = attn_sequence;
+    s.target = targets[i % 3];
+    s.level = i < 3 ? "sequence" : "token";
+    s.kv = keys[i / 3];
+    return s;
+}
+
 /* T1, second half.                                                           */
 static void fresh_routers_leave_every_bit(void **state)
 {
-    static const char *const targets[] = { "attn", "mlp", "block" };
-    static const char *const levels[] = { "sequence", "token" };
     double want[TOKENS * 16];
     (void)state;
-    for (int i = 0; i < 7; i++) {
-        struct at_router_settings s = attn_sequence;
+    for (int i = 0; i < 10; i++) {
+        struct at_router_settings s = variant(i % 9);
         struct model m;
-        s.target = targets[i % 3];
-        s.level = levels[i / 3 % 2];
         for (int train = 0; train < 2; train++) {
             struct pass p;
-            open_model(&m, "llama", i < 6 ? &s : NULL);
+            open_model(&m, "llama", i < 9 ? &s : NULL);
             build_pass(&m, train, &p);
             OK(&m.cx, at_params_seal(&m.ps));
             at_params_draw(&m.ps, 7);
@@ -450,18 +459,15 @@ static void fresh_routers_leave_every_bit(void **state)
  * branch on the kept rows only.                                              */
 static void skipping_rows_equals_masking(void **state)
 {
-    static const char *const targets[] = { "attn", "mlp", "block" };
-    static const char *const levels[] = { "sequence", "token" };
+    static const char *const families[] = { "llama", "gpt2" };
     (void)state;
-    for (int i = 0; i < 6; i++) {
-        struct at_router_settings s = attn_sequence;
+    for (int i = 0; i < 18; i++) {
+        struct at_router_settings s = variant(i % 9);
         struct model m;
         struct pass train, eval;
         double on = 0, all = 0, top = 0, worst = 0;
         s.layers = 3;
-        s.target = targets[i % 3];
-        s.level = levels[i / 3];
-        open_model(&m, i % 2 ? "gpt2" : "llama", &s);
+        open_model(&m, families[i / 9], &s);
         build_pass(&m, true, &train);
         build_pass(&m, false, &eval);
         OK(&m.cx, at_params_seal(&m.ps));
@@ -481,10 +487,154 @@ static void skipping_rows_equals_masking(void **state)
             worst = fmax(worst, fabs(a - b));
         }
         if (!(worst <= 1e-13 * top))
-            fail_msg("%s %s: off by %g", s.target, s.level, worst);
+            fail_msg("%s %s %s: off by %g", s.target, s.level, s.kv, worst);
         at_plan_destroy(train.plan);
         at_plan_destroy(eval.plan);
         close_model(&m);
+    }
+}
+
+/* T5: one head of width 1, q = k = v = x, m = 1 0 1.                         */
+static void skipped_tokens_are_seen_or_not(void **state)
+{
+    enum { THREE = 3 };
+    static const double x[] = { 1, 2, -1 }, gate[] = { 1, 0, 1 };
+    static const int32_t pos[] = { 0, 1, 2 }, first[THREE];
+    struct at_run r = { .k = &at_kernels_ref };
+    struct at_val *y[3], *m, *v, *kept;
+    struct at_place where;
+    struct at_picked p;
+    struct hand t;
+    (void)state;
+    open_graph(&t, THREE);
+    v = leaf(&t, "x", THREE, 1);
+    m = at_weight(t.g, "m", at_shape1(THREE), (struct at_init){ 0 });
+    OK(&t.cx, at_pick(t.g, m, &t.place, NULL, false, &p));
+    where = t.place;
+    where.pick = p.index;
+    kept = at_rows(t.g, v, p.index);
+    y[0] = at_attention(t.g, kept, v, v, &where, 1, 1, 1, 0);
+    y[1] = at_attention(t.g, kept, kept, kept, &p.where, 1, 1, 1, 0);
+    where.pick = NULL;
+    where.seen = m;
+    y[2] = at_attention(t.g, v, v, v, &where, 1, 1, 1, 0);
+    OK(&t.cx, at_plan_create(t.g, y, 3, &t.plan));
+    OK(&t.cx, at_plan_bind(&t.cx, t.plan));
+    OK(&t.cx, at_params_seal(&t.ps));
+    set(v, x, THREE);
+    set(m, gate, THREE);
+    set_ints(t.place.pos, pos, THREE);
+    set_ints(t.place.first, first, THREE);
+    at_plan_run(t.plan, &r);
+    near(((double *)y[0]->data)[0], 1, 1e-12);
+    near(((double *)y[0]->data)[1], -0.6455794028286128, 1e-12);
+    near(((double *)y[1]->data)[0], 1, 1e-12);
+    near(((double *)y[1]->data)[1], -tanh(1), 1e-12);
+    near(((double *)y[2]->data)[0], 1, 1e-12);
+    near(((double *)y[2]->data)[2], -tanh(1), 1e-12);
+    assert_int_equal(*p.index->live, 2);
+    close_hand(&t);
+}
+
+/* ---- decoding -------------------------------------------------------------------- */
+
+enum { NEW = 4 };
+
+struct drawn { int32_t ids[ROWS][NEW]; double logp[ROWS][NEW]; size_t n[ROWS]; };
+
+static bool keep_token(void *self, size_t row, int32_t id, double logp)
+{
+    struct drawn *d = self;
+    d->ids[row][d->n[row]] = id;
+    d->logp[row][d->n[row]++] = logp;
+    return true;
+}
+
+/* Row r's prompt and what was drawn after it, as row r of a pass; returns the
+ * cells that the layers' caches should hold.                                 */
+static void fill_drawn(struct pass *p, const struct at_prompt *prompt,
+                       const struct drawn *d, size_t only)
+{
+    fill_pass(p);
+    for (size_t i = 0; i < TOKENS; i++) {
+        size_t r = i / LENGTH, t = i % LENGTH, n = prompt[r].n;
+        bool in = r == only && t < n + NEW - 1;
+        ((int32_t *)p->in.part->data)[i] = !in ? 0 : t < n ? 2 : 1;
+        ((int32_t *)p->in.first->data)[i] = (int32_t)(in ? r * LENGTH : i);
+        ((int32_t *)p->in.pos->data)[i] = (int32_t)(in ? t : 0);
+        ((int32_t *)p->in.ids->data)[i] =
+            !in ? 0 : t < n ? prompt[r].ids[t] : d->ids[r][t - n];
+        ((int32_t *)p->target->data)[i] =
+            in && t + 1 >= n ? d->ids[r][t + 1 - n] : -1;
+    }
+}
+
+static size_t cells_of(const struct model *m, const struct pass *p, size_t n,
+                       const struct at_router_settings *s)
+{
+    bool text = strcmp(s->level, "sequence") == 0;
+    bool full = strcmp(s->target, "mlp") == 0 || strcmp(s->kv, "all") == 0;
+    size_t cells = m->d.L * n;
+    for (const struct at_gauge *g = p->g->gauges; g && !full; g = g->next)
+        cells = cells - n + (size_t)*(double *)g->value->data * (text ? n : 1);
+    return cells;
+}
+
+/* T8, T9: prefill and decode with a cache are one forward with the same
+ * decisions; the cache holds what was executed and no more.                  */
+static void check_decoding(const char *family,
+                           const struct at_router_settings *s, size_t window)
+{
+    static const int32_t ids[ROWS][7] = { { 3, 1, 4, 1, 5, 9, 2 }, { 6 } };
+    struct at_prompt prompt[ROWS] = { { ids[0], 7, 0 }, { ids[1], 1, 1 } };
+    struct at_sampling how = { .top_p = 1 };
+    struct at_run r = { .k = &at_kernels_ref };
+    struct drawn d = { 0 };
+    struct at_generator *gen;
+    struct pass one;
+    struct model m;
+    size_t cells = 0;
+    open_model(&m, family, s);
+    m.d.window = window;
+    build_pass(&m, false, &one);
+    OK(&m.cx, at_generator_create(&m.cx, &m.cx.run, &m.d, &m.ps,
+                                  &at_kernels_ref, at_adapters_attach_quietly,
+                                  &m.list, ROWS, 20, &gen));
+    OK(&m.cx, at_params_seal(&m.ps));
+    at_params_draw(&m.ps, 11);
+    draw_routers(&m, 1);
+    OK(&m.cx, at_generator_start(gen));
+    OK(&m.cx, at_generate(gen, prompt, ROWS, NEW, &how, keep_token, &d));
+    for (size_t row = 0; row < ROWS; row++) {
+        fill_drawn(&one, prompt, &d, row);
+        at_plan_run(one.plan, &r);
+        for (size_t i = 0; i < NEW; i++)
+            near(-((double *)one.ce->data)[row * LENGTH + prompt[row].n + i - 1],
+                 d.logp[row][i], 1e-10);
+        cells += cells_of(&m, &one, prompt[row].n + NEW - 1, s);
+    }
+    assert_int_equal(at_generator_cache_used(gen),
+                     cells * 2 * m.d.G * m.d.K * sizeof(double));
+    at_generator_destroy(gen);
+    at_plan_destroy(one.plan);
+    close_model(&m);
+}
+
+static void decoding_equals_one_forward(void **state)
+{
+    static const char *const families[] = { "llama", "gpt2" };
+    (void)state;
+    for (int i = 0; i < 18; i++) {
+        struct at_router_settings s = variant(i % 9);
+        s.layers = 3;
+        check_decoding(families[i / 9], &s, 0);
+        check_decoding(families[i / 9], &s, 3);
+        s.pool = 1;
+        check_decoding(families[i / 9], &s, 0);
+        s.threshold = 1e-6;                     /* everything, then nothing   */
+        check_decoding(families[i / 9], &s, 0);
+        s.threshold = 0.999999;
+        check_decoding(families[i / 9], &s, 0);
     }
 }
 
@@ -541,6 +691,9 @@ static void impossible_settings_are_refused(void **state)
     s.threshold = 1;
     refused(&s, "between 0 and 1");
     s = attn_sequence;
+    s.level = "token";
+    refused(&s, "router.kv must be chosen");
+    s = attn_sequence;
     s.target = "head";
     refused(&s, "router.target");
 }
@@ -557,6 +710,8 @@ int main(void)
         cmocka_unit_test(the_deepest_but_the_last_are_routed),
         cmocka_unit_test(fresh_routers_leave_every_bit),
         cmocka_unit_test(skipping_rows_equals_masking),
+        cmocka_unit_test(skipped_tokens_are_seen_or_not),
+        cmocka_unit_test(decoding_equals_one_forward),
         cmocka_unit_test(impossible_settings_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -178,7 +178,7 @@ static void fill_parts(int32_t *part, const struct at_batch *b)
         if (end == n + 1 && b->targets[n] < 0)
             now = AT_PART_NONE;
         for (size_t i = n; i < end; i++) {
-            part[i] = now;
+            part[i] = (int32_t)now;
             if (now == AT_PART_PROMPT && b->targets[i] >= 0)
                 now = AT_PART_ANSWER;
         }

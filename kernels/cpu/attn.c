@@ -14,6 +14,7 @@ enum {
 struct cached {                 /* keys and values, key 0 first               */
     const float *k, *v;
     size_t ld_k, ld_v, K;
+    const float *seen;              /* see struct at_attn                     */
 };
 
 /* Queries side by side: lane i sees keys lo[i] .. hi[i].                     */
@@ -170,6 +171,21 @@ static void hide(float *score, int32_t from, size_t n, const int32_t *lo,
     }
 }
 
+/* Scores of keys that only their own query sees; that is the last of lane.   */
+static void hide_unseen(float *score, int32_t from, size_t n, const float *seen,
+                        const int32_t *hi, size_t V)
+{
+    const vec low = v_all(-INFINITY);
+    for (size_t j = 0; j < n; j++)
+        for (size_t v = 0; v < V && seen[j] <= 0; v++) {
+            float *at = score + j * QUERIES + v * W;
+            vec_i own;
+            memcpy(&own, hi + v * W, sizeof own);
+            v_store(at, v_pick(own == v_all_i(from + (int32_t)j), v_load(at),
+                               low));
+        }
+}
+
 /* One online-softmax step: scores become weights against the new maximum;
  * fade is what the older weights shrink by.                                  */
 static void soften(float *score, size_t n, vec *top, vec *sum, vec *fade, int V)
@@ -210,9 +226,9 @@ static void lanes_start(struct lanes *t, size_t K, float scale)
     t->sum[0] = t->sum[1] = (vec){ 0 };
 }
 
-/* Keys from .. from+n-1, whose rows are k and v.                             */
+/* Keys from .. from+n-1, whose rows are k and v; seen may be NULL.           */
 static void lanes_see(struct lanes *t, const float *k, const float *v,
-                      int32_t from, size_t n, size_t K)
+                      const float *seen, int32_t from, size_t n, size_t K)
 {
     float score[KEYS * QUERIES];
     vec fade[2];
@@ -220,6 +236,8 @@ static void lanes_see(struct lanes *t, const float *k, const float *v,
     product_inner(score, k, ld_of(K), t->q, n, K, V);
     if (from < t->lo_max || from + (int32_t)n - 1 > t->hi_min)
         hide(score, from, n, t->lo, t->hi, (size_t)V);
+    if (seen)
+        hide_unseen(score, from, n, seen, t->hi, (size_t)V);
     soften(score, n, t->top, t->sum, fade, V);
     product_outer(t->y, fade, v, ld_of(K), score, K, n, V);
 }
@@ -260,7 +278,8 @@ static void attend(struct lanes *t, size_t n_tiles, const struct cached *c,
             int32_t y = b < t[i].hi_max ? b : t[i].hi_max;
             size_t at = (size_t)(x - a) * ld;
             if (x <= y)
-                lanes_see(&t[i], k + at, v + at, x, (size_t)(y - x) + 1, c->K);
+                lanes_see(&t[i], k + at, v + at, c->seen ? c->seen + x : NULL,
+                          x, (size_t)(y - x) + 1, c->K);
         }
     }
     for (size_t i = 0; i < n_tiles; i++)
@@ -271,7 +290,8 @@ static void attn_fwd(float *y, float *lse, const float *q, const float *k,
                      const float *v, const struct at_attn *a)
 {
     enum { SPAN = GROUP * QUERIES };
-    size_t groups = (a->T + SPAN - 1) / SPAN, n_tasks = a->B * a->H * groups;
+    size_t T = at_attn_queries(a), groups = (T + SPAN - 1) / SPAN;
+    size_t n_tasks = a->B * a->H * groups;
 #pragma omp parallel for schedule(dynamic)
     for (size_t task = 0; task < n_tasks; task++) {
         size_t bh = task / groups, row = bh / a->H * a->T, h = bh % a->H;
@@ -279,22 +299,23 @@ static void attn_fwd(float *y, float *lse, const float *q, const float *k,
         size_t from = (groups - 1 - task % groups) * SPAN;  /* longest first  */
         struct cached c = { k + row * a->ld_k + g * a->K,
                             v + row * a->ld_v + g * a->K, a->ld_k, a->ld_v,
-                            a->K };
+                            a->K, a->seen ? a->seen + row : NULL };
         _Alignas(64) struct lanes t[GROUP];
         size_t n_tiles = 0;
-        for (size_t i = from; i < least(from + SPAN, a->T); i++) {
-            size_t n = row + i;
+        for (size_t i = from; i < least(from + SPAN, T); i++) {
+            size_t n = row + i, token = a->at ? (size_t)a->at[i] : n;
             if ((i - from) % QUERIES == 0)
                 t[n_tiles++].n = 0;
             lanes_add(&t[n_tiles - 1], q + n * a->ld_q + h * a->K,
                       y + n * a->ld_y + h * a->K, lse + n * a->H + h,
-                      (int32_t)(at_attn_from(a, n) - row), (int32_t)i);
+                      (int32_t)(at_attn_from(a, token) - row),
+                      (int32_t)(token - row));
         }
         attend(t, n_tiles, &c, a->scale);
     }
 }
 
-/* Tokens n .. n+m-1 of one cache row: lanes are these tokens and the heads that
+/* Queries n .. n+m-1, of one cache row: lanes are these and the heads that
  * share key/value head g.                                                    */
 static void attend_run(float *y, const struct at_cache *c, const float *q,
                        int32_t row, const int32_t *pos, size_t n, size_t m,
@@ -310,9 +331,10 @@ static void attend_run(float *y, const struct at_cache *c, const float *q,
         return;
     }
     at = ((size_t)row * a->G + g) * c->T_max * K;
-    seen = (struct cached){ c->k + at, c->v + at, K, K, K };
+    seen = (struct cached){ c->k + at, c->v + at, K, K, K, NULL };
     for (size_t i = 0; i < m * share; i++) {
-        size_t token = n + i / share, h = g * share + i % share;
+        size_t one = n + i / share, h = g * share + i % share;
+        size_t token = at_attn_token(a, one);
         if (i % QUERIES == 0) {
             if (n_tiles == GROUP) {
                 attend(t, n_tiles, &seen, a->scale);
@@ -320,8 +342,8 @@ static void attend_run(float *y, const struct at_cache *c, const float *q,
             }
             t[n_tiles++].n = 0;
         }
-        lanes_add(&t[n_tiles - 1], q + token * a->ld_q + h * K,
-                  y + token * a->ld_y + h * K, NULL,
+        lanes_add(&t[n_tiles - 1], q + one * a->ld_q + h * K,
+                  y + one * a->ld_y + h * K, NULL,
                   (int32_t)at_attn_cached_from(a, (size_t)pos[token]),
                   pos[token]);
     }
@@ -332,7 +354,8 @@ static void attn_cached(float *y, const struct at_cache *c, const float *q,
                         const float *k, const float *v, const int32_t *row,
                         const int32_t *pos, const struct at_attn *a)
 {
-    size_t N = a->B * a->T, share = a->H / a->G;
+    size_t N = a->B * a->T, queries = a->B * at_attn_queries(a);
+    size_t share = a->H / a->G;
     size_t most = share < QUERIES ? GROUP * QUERIES / share : GROUP;
     bool many = N * a->H * a->K > 1 << 10;
 #pragma omp parallel if (many)
@@ -348,13 +371,15 @@ static void attn_cached(float *y, const struct at_cache *c, const float *q,
                        a->K * sizeof *v);
             }
 #pragma omp for schedule(dynamic) collapse(2)
-        for (size_t n = 0; n < N; n += most)
+        for (size_t n = 0; n < queries; n += most)
             for (size_t g = 0; g < a->G; g++) {
-                size_t end = least(n + most, N);
+                size_t end = least(n + most, queries);
                 for (size_t i = n, m; i < end; i += m) {
-                    for (m = 1; i + m < end && row[i + m] == row[i]; m++)
+                    int32_t mine = row[at_attn_token(a, i)];
+                    for (m = 1; i + m < end &&
+                                row[at_attn_token(a, i + m)] == mine; m++)
                         ;
-                    attend_run(y, c, q, row[i], pos, i, m, g, a);
+                    attend_run(y, c, q, mine, pos, i, m, g, a);
                 }
             }
     }

@@ -15,6 +15,7 @@ struct keys {                       /* one tile of keys, turned, and its sums */
     float k[AT_HEAD_MAX * KT], v[AT_HEAD_MAX * KT];
     float dk[AT_HEAD_MAX * KT], dv[AT_HEAD_MAX * KT];
     float rows[KT * LD_MAX];        /* k as rows, ld_of(K) apart              */
+    float seen[KT];                 /* 0 or less: by its own query only       */
     int32_t from;                   /* first key                              */
     size_t n;
 };
@@ -94,7 +95,10 @@ HOT void weights(struct queries *s, const struct keys *t, size_t r,
                 for (int l = 0; l < W; l++)
                     key[l] += l;
                 e = v_pick((key <= s->from + (int32_t)at) &
-                               (key >= s->first[at]), e, (vec){ 0 });
+                               (key >= s->first[at]) &
+                               ((v_load(t->seen + v * W) > 0) |
+                                (key == s->from + (int32_t)at)),
+                           e, (vec){ 0 });
             }
             v_store(s->p + at * KT + (size_t)v * W, e);
             v_store(s->ds + at * KT + (size_t)v * W,
@@ -182,7 +186,8 @@ static void head_bwd(struct keys *t, size_t n_tiles, const struct head *h,
         queries_in(&s, h, i, n, a);
         for (size_t j = 0; j < n_tiles; j++) {
             int32_t from = t[j].from, last = from + (int32_t)t[j].n - 1;
-            bool masked = hi > from || last > (int32_t)i || t[j].n < KT;
+            bool masked = hi > from || last > (int32_t)i || t[j].n < KT ||
+                          a->seen;
             if (lo <= last && from < (int32_t)(i + n))
                 tile_bwd(&t[j], &s, masked, a);
         }
@@ -204,6 +209,9 @@ static void group_bwd(const struct head *h, float *dk, float *dv,
     for (size_t j = from; j < a->T && n_tiles < SPAN_K; j += KT) {
         t[n_tiles].from = (int32_t)j;
         t[n_tiles].n = least(KT, a->T - j);
+        for (size_t i = 0; i < KT; i++)
+            t[n_tiles].seen[i] = a->seen && i < t[n_tiles].n
+                                     ? a->seen[h->row + j + i] : 1;
         keys_in(&t[n_tiles++], k + j * a->ld_k, v + j * a->ld_v, a);
     }
     for (size_t s = 0; s < share; s++) {

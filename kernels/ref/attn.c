@@ -29,26 +29,34 @@ static at_real dot(const at_real *a, const at_real *b, size_t n)
     return sum;
 }
 
+/* Whether key j of m is hidden from the query at the last of them.           */
+static bool hidden(const at_real *seen, size_t j, size_t m)
+{
+    return seen && seen[j] <= 0 && j + 1 < m;
+}
+
 /* One query against m keys and values that stand ld apart: a first pass finds
  * the largest score, a second the sum, a third the values.                   */
 static void attend(at_real *y, at_real *lse, const at_real *q,
                    const at_real *k, size_t ld_k, const at_real *v,
-                   size_t ld_v, size_t m, size_t K, at_real scale)
+                   size_t ld_v, const at_real *seen, size_t m, size_t K,
+                   at_real scale)
 {
-    at_real top = scale * dot(q, k, K);
+    at_real top = scale * dot(q, k + (m - 1) * ld_k, K);
     double sum = 0;
-    for (size_t j = 1; j < m; j++) {
+    for (size_t j = 0; j < m; j++) {
         at_real s = scale * dot(q, k + j * ld_k, K);
-        top = s > top ? s : top;
+        top = !hidden(seen, j, m) && s > top ? s : top;
     }
     for (size_t j = 0; j < m; j++)
-        sum += exp((double)(scale * dot(q, k + j * ld_k, K) - top));
+        if (!hidden(seen, j, m))
+            sum += exp((double)(scale * dot(q, k + j * ld_k, K) - top));
     *lse = top + (at_real)log(sum);
     memset(y, 0, K * sizeof *y);
     for (size_t j = 0; j < m; j++) {
         at_real p = (at_real)exp(
             (double)(scale * dot(q, k + j * ld_k, K) - *lse));
-        for (size_t i = 0; i < K; i++)
+        for (size_t i = 0; i < K && !hidden(seen, j, m); i++)
             y[i] += p * v[j * ld_v + i];
     }
 }
@@ -57,13 +65,14 @@ void ref_attn_fwd(at_real *y, at_real *lse, const at_real *q, const at_real *k,
                   const at_real *v, const struct at_attn *a)
 {
     size_t share = a->H / a->G, K = a->K;
-    for (size_t n = 0; n < a->B * a->T; n++)
+    for (size_t i = 0; i < a->B * at_attn_queries(a); i++)
         for (size_t h = 0; h < a->H; h++) {
+            size_t n = at_attn_token(a, i);
             size_t from = at_attn_from(a, n), g = h / share;
-            attend(y + n * a->ld_y + h * K, lse + n * a->H + h,
-                   q + n * a->ld_q + h * K, k + from * a->ld_k + g * K,
+            attend(y + i * a->ld_y + h * K, lse + i * a->H + h,
+                   q + i * a->ld_q + h * K, k + from * a->ld_k + g * K,
                    a->ld_k, v + from * a->ld_v + g * K, a->ld_v,
-                   n - from + 1, K, a->scale);
+                   a->seen ? a->seen + from : NULL, n - from + 1, K, a->scale);
         }
 }
 
@@ -93,7 +102,9 @@ void ref_attn_bwd(at_real *dq, at_real *dk, at_real *dv, const at_real *dy,
                 size_t at_k = j * a->ld_k + h / share * K;
                 size_t at_v = j * a->ld_v + h / share * K;
                 at_real s = a->scale * dot(qn, k + at_k, K);
-                at_real p = (at_real)exp((double)(s - lse[n * a->H + h]));
+                at_real p = a->seen && a->seen[j] <= 0 && j < n
+                                ? 0 : (at_real)exp((double)(s - lse[n * a->H +
+                                                                    h]));
                 at_real ds = a->scale * p * (dot(dyn, v + at_v, K) - delta);
                 for (size_t i = 0; i < K; i++) {
                     dv[at_v + i] += p * dyn[i];
@@ -116,17 +127,17 @@ void ref_attn_cached(at_real *y, const struct at_cache *c, const at_real *q,
             memcpy(c->k + at, k + n * a->ld_k + g * K, K * sizeof *k);
             memcpy(c->v + at, v + n * a->ld_v + g * K, K * sizeof *v);
         }
-    for (size_t n = 0; n < N; n++)
+    for (size_t i = 0; i < a->B * at_attn_queries(a); i++)
         for (size_t h = 0; h < a->H; h++) {
-            at_real *yn = y + n * a->ld_y + h * K, lse;
-            size_t at, from;
+            at_real *yn = y + i * a->ld_y + h * K, lse;
+            size_t at, from, n = at_attn_token(a, i);
             if (row[n] < 0) {
                 memset(yn, 0, K * sizeof *yn);
                 continue;
             }
             from = at_attn_cached_from(a, (size_t)pos[n]);
             at = (((size_t)row[n] * G + h / share) * c->T_max + from) * K;
-            attend(yn, &lse, q + n * a->ld_q + h * K, c->k + at, K, c->v + at,
-                   K, (size_t)pos[n] + 1 - from, K, a->scale);
+            attend(yn, &lse, q + i * a->ld_q + h * K, c->k + at, K, c->v + at,
+                   K, NULL, (size_t)pos[n] + 1 - from, K, a->scale);
         }
 }

@@ -15,6 +15,7 @@ struct router {
     enum target target;
     struct at_routing how;
     bool kept_only;
+    bool all_keys, no_keys;     /* skipped tokens are seen by others, or not  */
     bool *chosen;               /* [LAYERS_MAX]; NULL: by count               */
     double *capacity;           /* [n_capacity]                               */
     size_t n_capacity;
@@ -25,6 +26,7 @@ struct visit {
     struct router *r;
     bool train;
     struct at_val *gate;        /* of the layer being built                   */
+    struct at_picked kept;      /* its kept rows, where they are not trained  */
 };
 
 static const char tail[] = ".router.weight";
@@ -93,14 +95,21 @@ static int create(struct at_ctx *cx, struct at_arena *arena,
     static const char *const targets[] = { "attn", "mlp", "block", NULL };
     static const char *const levels[] = { "sequence", "token", NULL };
     static const char *const grads[] = { "all", "kept", NULL };
+    static const char *const keys[] = { "none", "all", "kept", NULL };
     const struct at_router_settings *s = settings;
     struct router *r = at_alloc(cx, arena, sizeof *r);
-    int target = 0, level = 0, grad = 0, rc;
+    int target = 0, level = 0, grad = 0, kv = 0, rc;
     if (!r)
         return AT_ENOMEM;
     rc = choose(cx, "router.target", s->target, targets, &target);
     if (rc == AT_OK)
         rc = choose(cx, "router.level", s->level, levels, &level);
+    if (rc == AT_OK && s->kv)
+        rc = choose(cx, "router.kv", s->kv, keys, &kv);
+    if (rc == AT_OK && level == AT_ROUTE_TOKEN && target != MLP && kv == 0)
+        rc = at_fail(cx, AT_EINVAL, "router.level is token, so router.kv must "
+                     "be chosen: all (later tokens see the keys and values of "
+                     "skipped ones) or kept (they do not: smaller cache)");
     if (rc == AT_OK && s->gradient)
         rc = choose(cx, "router.gradient", s->gradient, grads, &grad);
     if (rc == AT_OK && !(s->threshold > 0 && s->threshold < 1))
@@ -114,6 +123,8 @@ static int create(struct at_ctx *cx, struct at_arena *arena,
         return rc;
     r->target = (enum target)target;
     r->kept_only = grad == 1;
+    r->all_keys = level == AT_ROUTE_TOKEN && kv == 1;
+    r->no_keys = level == AT_ROUTE_TOKEN && kv == 2;
     r->how = (struct at_routing){ (enum at_route_level)level, s->threshold,
                                   s->pool, false };
     *made = &r->base;
@@ -182,10 +193,9 @@ static bool wants(void *self, const char *site)
 {
     const struct visit *v = self;
     size_t i;
-    if (layer_of(site, ".attn", &i))
-        return true;
-    return layer_of(site, v->r->target == MLP ? ".mlp" : "", &i) &&
-           v->r->target != ATTN;
+    return layer_of(site, ".attn", &i) ||
+           (v->r->target != ATTN && layer_of(site, ".mlp", &i)) ||
+           (v->r->target == BLOCK && layer_of(site, "", &i));
 }
 
 /* The penalty of layer i, where there is one.                                */
@@ -203,51 +213,94 @@ static int add_term(struct at_graph *g, const struct visit *v, size_t i)
                                s->gradient_scale));
 }
 
+static struct at_val *memo_of(const struct at_graph *g, size_t i)
+{
+    return g->place.memo ? g->place.memo[i] : NULL;
+}
+
 /* The decisions of layer i from its normed input h.                          */
 static int decide(struct at_graph *g, struct visit *v, const char *site,
                   size_t i, struct at_val *h)
 {
     const char *name = at_sprintf(g->cx, g->arena, "%s%s", site, tail);
     struct at_val *w, *count;
-    int rc = check_depth(g->cx, v->r, g->place.depth);
-    if (rc < 0 || !name)
-        return rc < 0 ? rc : AT_ENOMEM;
+    int rc;
+    if (!name)
+        return AT_ENOMEM;
     if (!g->place.part)
         return at_fail(g->cx, AT_EINVAL, "%s: a router must be told which "
                        "tokens are the prompt", site);
     w = at_weight(g, name, at_shape2(1, h->shape.d[h->shape.n - 1]),
                   (struct at_init){ 0 });
-    v->gate = at_route(g, h, w, &g->place,
-                       g->place.memo ? g->place.memo[i] : NULL, &v->r->how,
-                       &count);
+    v->gate = at_route(g, h, w, &g->place, memo_of(g, i), &v->r->how, &count);
     if (!v->gate)
         return g->cx->err.code;
     rc = add_term(g, v, i);
     return rc == AT_OK ? at_gauge(g, site, count) : rc;
 }
 
+/* f for all rows; skipped tokens are no keys where they will have none.      */
+static struct at_val *masked(struct at_graph *g, const struct visit *v,
+                             bool attn, at_fn *f, const void *f_self,
+                             struct at_val *x)
+{
+    struct at_place was = g->place;
+    struct at_val *y;
+    if (attn && v->r->target != MLP && v->r->no_keys)
+        g->place.seen = v->gate;
+    y = f(g, f_self, x);
+    g->place = was;
+    return y;
+}
+
+/* f for the kept rows, the others are zero.                                  */
+static struct at_val *skipping(struct at_graph *g, struct visit *v, size_t i,
+                               bool attn, at_fn *f, const void *f_self,
+                               struct at_val *x)
+{
+    struct at_place was = g->place;
+    bool packed = attn && !v->r->all_keys;
+    size_t N = x->shape.d[0];
+    struct at_val *y;
+    if ((attn || v->r->target == MLP) &&
+        at_pick(g, v->gate, &g->place, packed ? memo_of(g, i) : NULL,
+                packed && v->r->no_keys, &v->kept) < 0)
+        return NULL;
+    if (packed) {
+        g->place = v->kept.where;
+    } else if (attn) {
+        g->place.pick = v->kept.index;
+        g->place.pick_pos = v->kept.where.pos;
+    }
+    y = f(g, f_self, attn && !packed ? x : at_rows(g, x, v->kept.index));
+    g->place = was;
+    return at_scatter(g, y, v->kept.index, N);
+}
+
 static struct at_val *around(struct at_graph *g, void *self, const char *site,
                              at_fn *f, const void *f_self, struct at_val *x)
 {
     struct visit *v = self;
+    enum target target = v->r->target;
     struct at_val *y;
-    size_t i;
-    bool attn = layer_of(site, ".attn", &i);
-    if (!attn && !layer_of(site, ".mlp", &i))
-        layer_of(site, "", &i);
-    if (attn) {
-        v->r->base.n_sites++;
-        if (!routed(v->r, i, g->place.depth))
-            return check_depth(g->cx, v->r, g->place.depth) < 0
-                       ? NULL : f(g, f_self, x);
-        if (decide(g, v, site, i, x) < 0)
-            return NULL;
-    }
-    y = f(g, f_self, x);
-    if (!routed(v->r, i, g->place.depth) || attn != (v->r->target == ATTN))
-        return y;
-    return at_gate(g, y, v->gate, v->r->target == BLOCK ? x : NULL,
-                   v->r->kept_only);
+    size_t i = 0;
+    bool attn = layer_of(site, ".attn", &i), mlp = layer_of(site, ".mlp", &i);
+    bool whole = layer_of(site, "", &i);
+    /* Where the gate acts in training, and what runs on fewer rows otherwise. */
+    bool here = target == ATTN ? attn : target == MLP ? mlp : whole;
+    bool branch = target == BLOCK ? attn || mlp : here;
+    v->r->base.n_sites++;
+    if (check_depth(g->cx, v->r, g->place.depth) < 0)
+        return NULL;
+    if (!routed(v->r, i, g->place.depth))
+        return f(g, f_self, x);
+    if (attn && decide(g, v, site, i, x) < 0)
+        return NULL;
+    if (!v->train)
+        return branch ? skipping(g, v, i, attn, f, f_self, x) : f(g, f_self, x);
+    y = masked(g, v, attn, f, f_self, x);
+    return here ? at_gate(g, y, v->gate, v->r->target == BLOCK ? x : NULL,
+                          v->r->kept_only) : y;
 }
 
 static int attach(struct at_adapter *a, struct at_graph *g, bool train)
@@ -257,7 +310,7 @@ static int attach(struct at_adapter *a, struct at_graph *g, bool train)
     struct router *r = (struct router *)a;
     if (!guest || !v)
         return AT_ENOMEM;
-    *v = (struct visit){ r, train, NULL };
+    *v = (struct visit){ .r = r, .train = train };
     *guest = (struct at_guest){ wants, around, v, g->guests };
     g->guests = guest;
     g->whole = r->how.level == AT_ROUTE_SEQUENCE;
@@ -275,7 +328,7 @@ static bool owns(const char *name)
 
 static const struct at_setting settings[] = {
     AT(INT, layers, false), AT(TEXT, at, false), AT(TEXT, target, false),
-    AT(TEXT, level, false), AT(REAL, threshold, false),
+    AT(TEXT, level, false), AT(TEXT, kv, false), AT(REAL, threshold, false),
     AT(INT, pool, false), AT(TEXT, gradient, true),
     AT(REAL, gradient_scale, true), AT(TEXT, capacity, true),
     { NULL, 0, 0, false }

@@ -7,7 +7,10 @@
  *
  * Routed are the deepest `layers` layers but the last, or those of `at`; and of
  * them the attention, the mlp, or the block as a whole.  In training the
- * branch is computed for all, so that a skipped text has a gradient too.
+ * branch is computed for all, so that a skipped text has a gradient too;
+ * otherwise it runs on the kept rows only.  A skipped text has no keys and
+ * values; of skipped tokens kv says whether the others see theirs (all) or
+ * they have none (kept).
  *
  * Parameters: blocks.I.attn.router.weight [1,C], whatever the target.         */
 #ifndef AT_ROUTER_H
@@ -20,6 +23,7 @@ struct at_router_settings {
     const char *at;             /* "3 5 8-11"; "": by count                   */
     const char *target;         /* attn, mlp, block                           */
     const char *level;          /* sequence, token                            */
+    const char *kv;             /* level token: none, all, kept               */
     double threshold;
     size_t pool;                /* first tokens of a prompt; 0: all           */
     const char *gradient;       /* all, kept: of what is skipped, or not      */

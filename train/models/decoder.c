@@ -96,7 +96,8 @@ static struct at_val *norm(struct at_graph *g, const struct at_decoder *d,
 
 /* q or k [N,heads*K], normed and rotated as the description says.            */
 static struct at_val *turn(struct at_graph *g, const struct block *b,
-                           const char *part, size_t heads, struct at_val *x)
+                           const char *part, size_t heads, struct at_val *pos,
+                           struct at_val *x)
 {
     const struct at_decoder *d = b->d;
     if (d->qk_norm) {
@@ -107,8 +108,7 @@ static struct at_val *turn(struct at_graph *g, const struct block *b,
         x = rms(g, d, b->ones, name,
                 d->qk_norm == AT_QK_HEAD ? d->K : heads * d->K, x);
     }
-    return b->rope ? at_rope(g, x, b->rope, g->place.pos, heads, d->rope_half)
-                   : x;
+    return b->rope ? at_rope(g, x, b->rope, pos, heads, d->rope_half) : x;
 }
 
 static struct at_val *attend(struct at_graph *g, const struct block *b,
@@ -121,13 +121,12 @@ static struct at_val *attend(struct at_graph *g, const struct block *b,
     size_t window = at_decoder_local(d, b->i) ? d->window : 0;
     if (in->cache_k)
         return at_attention_cached(g, q, k, v, in->cache_k[b->i],
-                                   in->cache_v[b->i], g->place.row,
-                                   g->place.pos, d->H, d->G, scale, window);
-    return at_attention(g, q, k, v, g->place.first, g->place.B, d->H, d->G,
-                        scale, window);
+                                   in->cache_v[b->i], &g->place, d->H, d->G,
+                                   scale, window);
+    return at_attention(g, q, k, v, &g->place, d->H, d->G, scale, window);
 }
 
-/* blocks.I.attn: x [N,C] (normed) -> [N,C]. */
+/* blocks.I.attn: x [N,C] (normed) -> [N,C], or those rows that are picked.    */
 static struct at_val *attention(struct at_graph *g, const void *self,
                                 struct at_val *x)
 {
@@ -135,19 +134,23 @@ static struct at_val *attention(struct at_graph *g, const void *self,
     const struct at_decoder *d = b->d;
     const enum at_bias qkv = AT_BIAS_QKV;
     size_t wide = d->H * d->K, narrow = d->G * d->K;
-    struct at_val *q, *k = NULL, *v = NULL, *y;
+    struct at_val *q, *k = NULL, *v = NULL, *y, *pick = g->place.pick;
     if (d->qkv_fused) {
         q = project(g, b, "attn.qkv_proj", wide + 2 * narrow, x, qkv, false);
     } else {
-        q = project(g, b, "attn.q_proj", wide, x, qkv, false);
+        q = project(g, b, "attn.q_proj", wide, pick ? at_rows(g, x, pick) : x,
+                    qkv, false);
         k = project(g, b, "attn.k_proj", narrow, x, qkv, false);
         v = project(g, b, "attn.v_proj", narrow, x, qkv, false);
-        q = turn(g, b, "q_norm", d->H, q);
-        k = turn(g, b, "k_norm", d->G, k);
+        q = turn(g, b, "q_norm", d->H, pick ? g->place.pick_pos : g->place.pos,
+                 q);
+        k = turn(g, b, "k_norm", d->G, g->place.pos, k);
         if (!k || !v)
             return NULL;
     }
     y = attend(g, b, q, k, v);
+    if (pick && d->qkv_fused)
+        y = at_rows(g, y, pick);
     y = project(g, b, "attn.o_proj", d->C, y, AT_BIAS_O, true);
     return at_dropout(g, y, b->o->dropout);
 }
@@ -246,8 +249,10 @@ struct at_val *at_decoder_hidden(struct at_graph *g,
     at_real *ones = d->norm_plus ? make_ones(g, d) : NULL;
     if (!tables(g, d, o->rope, rope) || (d->norm_plus && !ones))
         return NULL;
-    g->place = (struct at_place){ in->pos, in->first, in->row, in->part,
-                                  in->memo, in->B, d->L };
+    g->place = (struct at_place){ .pos = in->pos, .first = in->first,
+                                  .row = in->row, .part = in->part,
+                                  .memo = in->memo, .B = in->B,
+                                  .depth = d->L };
     for (size_t i = 0; i < d->L; i++) {
         struct block *b = at_alloc(g->cx, g->arena, sizeof *b);
         const char *site = at_sprintf(g->cx, g->arena, "blocks.%zu", i);

@@ -146,9 +146,30 @@ size_t at_generator_bytes(const struct at_generator *g)
     return g->region_bytes + cache_bytes(g);
 }
 
+/* What layer i remembers of row r: a decision, and the cells in use; cells
+ * below 0: no guest counts them.                                             */
+static at_real *memo_of(const struct at_generator *g, size_t i, size_t r)
+{
+    return g->memo + (i * g->rows + r) * 2;
+}
+
+size_t at_generator_cache_used(const struct at_generator *g)
+{
+    size_t cells = 0;
+    for (size_t i = 0; i < g->d->L; i++)
+        for (size_t r = 0; r < g->rows; r++) {
+            at_real counted = memo_of(g, i, r)[1];
+            cells += counted < 0 ? g->live[r].at : (size_t)counted;
+        }
+    return 2 * cells * g->d->G * g->d->K * sizeof(at_real);
+}
+
 int at_generator_start(struct at_generator *g)
 {
-    g->cache = at_map(g->cx, cache_bytes(g), "key/value cache");
+    /* What is skipped has no keys and values: it shall take no memory.       */
+    bool skips = g->token.plan->g->gauges != NULL;
+    g->cache = (skips ? at_reserve : at_map)(g->cx, cache_bytes(g),
+                                             "key/value cache");
     g->region = at_map(g->cx, g->region_bytes, "activations");
     if (!g->cache || !g->region)
         return AT_ENOMEM;
@@ -189,7 +210,7 @@ static void put(struct pass *p, size_t slot, int32_t id, size_t pos, size_t row,
     ((int32_t *)p->ids->data)[slot] = id;
     ((int32_t *)p->pos->data)[slot] = (int32_t)pos;
     ((int32_t *)p->row->data)[slot] = (int32_t)row;
-    ((int32_t *)p->part->data)[slot] = part;
+    ((int32_t *)p->part->data)[slot] = (int32_t)part;
 }
 
 static void run(struct at_generator *g, struct pass *p)
@@ -218,6 +239,8 @@ static void draw(struct at_generator *g, struct pass *p, size_t r,
 static void feed(struct at_generator *g, const int32_t *ids, size_t n, size_t r)
 {
     struct pass *p = &g->prompt;
+    for (size_t i = 0; i < g->d->L; i++)
+        memo_of(g, i, r)[0] = memo_of(g, i, r)[1] = -1;
     for (size_t at = 0; at < n; at += p->n) {
         size_t m = n - at < p->n ? n - at : p->n;
         clear(g, p);
@@ -260,6 +283,7 @@ int at_generate(struct at_generator *g, const struct at_prompt *prompts,
         rc = at_sampling_check(g->cx, s);
     if (rc < 0 || max_new == 0)
         return rc;
+    memset(g->live, 0, g->rows * sizeof *g->live);
     for (size_t r = 0; r < n; r++) {
         feed(g, prompts[r].ids, prompts[r].n, r);
         draw(g, &g->prompt, r, &prompts[r], max_new, s, on_token, self);

@@ -38,6 +38,8 @@ int at_generator_create(struct at_ctx *cx, struct at_arena *arena,
                         void *self, size_t rows, size_t T_max,
                         struct at_generator **g);
 size_t at_generator_bytes(const struct at_generator *g);
+/* Bytes of keys and values that the texts of the last call hold.             */
+size_t at_generator_cache_used(const struct at_generator *g);
 /* Takes the memory; after at_params_seal.                                    */
 int at_generator_start(struct at_generator *g);
 void at_generator_destroy(struct at_generator *g);
