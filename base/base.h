@@ -145,6 +145,7 @@ enum at_purpose {
     AT_RNG_SPLIT,
     AT_RNG_SAMPLE,          /* drawing tokens                                */
     AT_RNG_TEST,
+    AT_RNG_CHOOSE,          /* one of several texts                          */
 };
 
 struct at_rng {

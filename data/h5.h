@@ -53,7 +53,7 @@ int at_h5_put_weights(struct at_ctx *cx, struct at_h5 *f, const char *name,
                       enum at_h5_type type, size_t n_dims, const size_t *d,
                       const float *x);
 /* Adds n elements to a one-dimensional array of unknown length.  They wait in
- * a file without a name beside `path` until at_h5_commit; at most 8 of these. */
+ * a file without a name beside `path` until at_h5_commit; at most 12 of these. */
 int at_h5_append(struct at_ctx *cx, struct at_h5 *f, const char *name,
                  enum at_h5_type type, const void *data, size_t n);
 /* Bytes, any length; read back by at_h5_get_bytes.                           */

@@ -4,7 +4,7 @@
 
 #include "data/h5_list.h"
 
-enum { AT_H5_STREAMS = 8, AT_H5_PENDING = 64 << 10 };
+enum { AT_H5_STREAMS = 12, AT_H5_PENDING = 64 << 10 };
 
 struct at_h5_stream {       /* an array that grows                            */
     const char *name;

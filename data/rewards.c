@@ -9,6 +9,7 @@
 
 struct at_rewards_impl {
     struct at_h5 *h5;           /* NULL: the table                            */
+    const char **spec;          /* by column of the file; NULL: not known     */
     struct at_reward_table table;
     enum at_h5_type type, group_type;
     size_t columns;             /* of the array "rewards"                     */
@@ -54,12 +55,13 @@ int at_reward_names(struct at_ctx *cx, const char *path,
 
 /* ---- HDF5 -------------------------------------------------------------------- */
 
-/* Fact "values": one name a line. */
-static int h5_names(struct at_ctx *cx, struct at_arena *a, const char *path,
-                    struct at_h5 *f, const char **name, size_t *n)
+/* A text fact's lines. */
+static int h5_lines(struct at_ctx *cx, struct at_arena *a, const char *path,
+                    struct at_h5 *f, const char *fact, const char **name,
+                    size_t *n)
 {
     const char *text;
-    int rc = at_h5_get_text(cx, f, "values", a, &text);
+    int rc = at_h5_get_text(cx, f, fact, a, &text);
     *n = 0;
     while (rc == AT_OK && *text) {
         size_t len = strcspn(text, "\n");
@@ -71,7 +73,26 @@ static int h5_names(struct at_ctx *cx, struct at_arena *a, const char *path,
             return AT_ENOMEM;
         text += len + (text[len] == '\n');
     }
-    return rc == AT_OK ? at_reward_names(cx, path, name, *n) : rc;
+    return rc;
+}
+
+/* Facts "values" and "value_specs". */
+static int h5_names(struct at_ctx *cx, struct at_arena *a, const char *path,
+                    struct at_rewards_impl *x, const char **name)
+{
+    size_t n = 0;
+    int rc = h5_lines(cx, a, path, x->h5, "values", name, &x->columns);
+    if (rc == AT_OK)
+        rc = at_reward_names(cx, path, name, x->columns);
+    if (rc < 0 || !at_h5_has_fact(x->h5, "value_specs"))
+        return rc;
+    x->spec = at_alloc_n(cx, a, AT_REWARD_COLUMNS, sizeof *x->spec);
+    rc = x->spec ? h5_lines(cx, a, path, x->h5, "value_specs", x->spec, &n)
+                 : AT_ENOMEM;
+    if (rc == AT_OK && n != x->columns)
+        rc = at_fail(cx, AT_EFORMAT, "%s: %zu values have %zu spellings", path,
+                     x->columns, n);
+    return rc;
 }
 
 static int h5_shape(struct at_ctx *cx, struct at_rewards *r)
@@ -126,7 +147,7 @@ static int open_h5(struct at_ctx *cx, struct at_arena *a, struct at_rewards *r,
         rc = at_fail(cx, AT_EINVAL, "%s: is a %s without rewards", r->path,
                      at_h5_kind(x->h5));
     if (rc == AT_OK)
-        rc = h5_names(cx, a, r->path, x->h5, name, &x->columns);
+        rc = h5_names(cx, a, r->path, x, name);
     if (rc == AT_OK)
         rc = h5_shape(cx, r);
     if (rc == AT_OK)
@@ -219,13 +240,19 @@ static enum kind kind_of(const char *path)
            first[0] == '{' ? JSON : CSV;
 }
 
-static int choose(struct at_ctx *cx, struct at_rewards *r,
+static int choose(struct at_ctx *cx, struct at_arena *a, struct at_rewards *r,
                   const struct at_rewards_options *o, const char *const *name)
 {
     struct at_rewards_impl *x = r->impl;
+    const char **spec = NULL;
     r->m = o->n_values ? o->n_values : x->columns;
     r->name = o->n_values ? o->values : name;
     x->all = r->m == x->columns;
+    if (x->spec) {
+        r->spec = spec = at_alloc_n(cx, a, r->m, sizeof *spec);
+        if (!spec)
+            return AT_ENOMEM;
+    }
     for (size_t i = 0; i < r->m; i++) {
         int rc = AT_OK;
         x->column[i] = i;
@@ -235,6 +262,8 @@ static int choose(struct at_ctx *cx, struct at_rewards *r,
         if (rc < 0)
             return rc;
         x->all = x->all && x->column[i] == i;
+        if (spec)
+            spec[i] = x->spec[x->column[i]];
     }
     return AT_OK;
 }
@@ -258,7 +287,7 @@ static int open_any(struct at_ctx *cx, struct at_arena *a, struct at_rewards *r,
         if (!name)
             return AT_ENOMEM;
         rc = open_h5(cx, a, r, o, name);
-        return rc == AT_OK ? choose(cx, r, o, name) : rc;
+        return rc == AT_OK ? choose(cx, a, r, o, name) : rc;
     }
     rc = kind == JSON ? at_reward_json(cx, &in) : at_reward_csv(cx, &in);
     if (rc == AT_OK)

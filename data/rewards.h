@@ -29,6 +29,8 @@ struct at_rewards {
     const char *path;
     size_t n_rows, m;
     const char *const *name;    /* [m]                                        */
+    const char *const *spec;    /* [m] how each is measured (fact
+                                 * "value_specs"); NULL: not known            */
     const char *group;          /* the prompt's column; NULL: none            */
     struct at_rewards_impl *impl;
 };

@@ -176,7 +176,8 @@ static int work(struct at_ctx *cx, const struct palette_args *a,
         .grouped = rewards->group != NULL, .what = rewards->path,
         .read = read_rows, .self = (void *)(uintptr_t)rewards,
     };
-    struct palette_view v = { .path = rewards->path, .src = &src };
+    struct palette_view v = { .path = rewards->path, .spec = rewards->spec,
+                              .src = &src };
     struct at_palette_result r = { .feasible = true };
     struct sweep *s = at_alloc(cx, &cx->run, sizeof *s);
     struct at_palette *p = NULL;

@@ -22,6 +22,7 @@ struct sweep {
 
 struct palette_view {
     const char *path;
+    const char *const *spec;    /* [m] how values are measured; NULL          */
     const struct at_palette_source *src;
     enum at_normaliser how;
     struct at_palette_stats stats;

@@ -150,6 +150,17 @@ static void text(struct at_text *t, const char *s)
     at_text_json(t, s, strlen(s));
 }
 
+static void texts(struct at_text *t, const char *key, const char *const *s,
+                  size_t n)
+{
+    at_text_addf(t, ",\n \"%s\": ", key);
+    for (size_t i = 0; i < n; i++) {
+        at_text_addf(t, i ? ", " : "[");
+        text(t, s[i]);
+    }
+    at_text_addf(t, "]");
+}
+
 static void add_result(struct at_text *t, const struct palette_view *v)
 {
     const struct at_palette_result *r = v->r;
@@ -223,12 +234,9 @@ int palette_print_json(struct at_ctx *cx, const struct palette_view *v)
         at_text_addf(&t, "%zu", v->stats.n_groups);
     else
         at_text_addf(&t, "null");
-    at_text_addf(&t, ",\n \"names\": ");
-    for (size_t i = 0; i < v->src->m; i++) {
-        at_text_addf(&t, i ? ", " : "[");
-        text(&t, v->src->name[i]);
-    }
-    at_text_addf(&t, "]");
+    texts(&t, "names", v->src->name, v->src->m);
+    if (v->spec)
+        texts(&t, "specs", v->spec, v->src->m);
     add_result(&t, v);
     if (v->sweep)
         add_sweep(&t, v);

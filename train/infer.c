@@ -21,6 +21,8 @@ static int build(struct at_ctx *cx, struct at_infer *in, size_t rows,
     if (rc == AT_OK && eval_rows) {
         struct at_step_settings s = { .rows = eval_rows, .accumulate = 1,
                                       .length = at_most(length, d->P) };
+        if (d->value)
+            s.objective = at_objective_find("reward");
         rc = at_step_create(cx, &cx->run, d, &in->ps, in->k,
                             &in->m->adapters, &s, &in->st);
     }

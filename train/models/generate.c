@@ -26,6 +26,7 @@ struct at_generator {
     struct at_val **vals[2];    /* per pass: 3*L states                       */
     void *region, *scratch;
     struct live *live;          /* one a row                                  */
+    at_real *kept;              /* [V]                                        */
 };
 
 struct live {
@@ -127,7 +128,8 @@ int at_generator_create(struct at_ctx *cx, struct at_arena *arena,
         return at_note(cx, rc, "building the generator");
     g->live = at_alloc_n(cx, arena, rows, sizeof *g->live);
     g->scratch = at_alloc(cx, arena, at_sample_scratch(d->V));
-    if (!g->live || !g->scratch)
+    g->kept = at_alloc_n(cx, arena, d->V, sizeof *g->kept);
+    if (!g->live || !g->scratch || !g->kept)
         return AT_ENOMEM;
     g->region_bytes = g->prompt.plan->region_bytes;
     if (g->token.plan->region_bytes > g->region_bytes)
@@ -235,22 +237,40 @@ static void draw(struct at_generator *g, struct pass *p, size_t r,
             l->at < g->T_max;
 }
 
-/* Feeds the prompt of row r in pieces; the last piece leaves its logits.     */
-static void feed(struct at_generator *g, const int32_t *ids, size_t n, size_t r)
+/* What is done with a row once its prompt has been read: its logits stand in
+ * the pass that has just run.                                                */
+typedef void ready_fn(void *self, size_t row);
+
+/* Reads n prompts into the cache, side by side as they fit into a pass.       */
+static void feed(struct at_generator *g, const struct at_prompt *prompts,
+                 size_t n, ready_fn *ready, void *self)
 {
     struct pass *p = &g->prompt;
-    for (size_t i = 0; i < g->d->L; i++)
-        memo_of(g, i, r)[0] = memo_of(g, i, r)[1] = -1;
-    for (size_t at = 0; at < n; at += p->n) {
-        size_t m = n - at < p->n ? n - at : p->n;
-        clear(g, p);
-        for (size_t i = 0; i < m; i++)
-            put(p, i, ids[at + i], at + i, r, AT_PART_PROMPT);
-        if (at + m == n)
-            ((int32_t *)p->pick->data)[r] = (int32_t)(m - 1);
-        run(g, p);
+    size_t used = 0, row = 0, done = 0;
+    for (size_t r = 0; r < n; r++) {
+        g->live[r] = (struct live){ .on = true };
+        for (size_t i = 0; i < g->d->L; i++)
+            memo_of(g, i, r)[0] = memo_of(g, i, r)[1] = -1;
     }
-    g->live[r] = (struct live){ .at = n, .on = true };
+    clear(g, p);
+    while (row < n) {
+        size_t first = row;
+        /* A prompt is parted only when it is longer than a pass.             */
+        while (row < n && used < p->n &&
+               (used == 0 || done || prompts[row].n <= p->n - used)) {
+            put(p, used++, prompts[row].ids[done], done, row, AT_PART_PROMPT);
+            if (++done < prompts[row].n)
+                continue;
+            ((int32_t *)p->pick->data)[row] = (int32_t)used - 1;
+            g->live[row++].at = done;
+            done = 0;
+        }
+        run(g, p);
+        for (size_t r = first; r < row && ready; r++)
+            ready(self, r);
+        clear(g, p);
+        used = 0;
+    }
 }
 
 static int check_prompts(struct at_generator *g, const struct at_prompt *p,
@@ -273,10 +293,27 @@ static int check_prompts(struct at_generator *g, const struct at_prompt *p,
     return AT_OK;
 }
 
+struct drawing {                /* what draw needs besides the row            */
+    struct at_generator *g;
+    const struct at_prompt *prompts;
+    const struct at_sampling *s;
+    size_t max_new;
+    at_token_fn *on_token;
+    void *self;
+};
+
+static void first_token(void *self, size_t r)
+{
+    const struct drawing *d = self;
+    draw(d->g, &d->g->prompt, r, &d->prompts[r], d->max_new, d->s, d->on_token,
+         d->self);
+}
+
 int at_generate(struct at_generator *g, const struct at_prompt *prompts,
                 size_t n, size_t max_new, const struct at_sampling *s,
                 at_token_fn *on_token, void *self)
 {
+    struct drawing d = { g, prompts, s, max_new, on_token, self };
     size_t left;
     int rc = check_prompts(g, prompts, n);
     if (rc == AT_OK)
@@ -284,10 +321,7 @@ int at_generate(struct at_generator *g, const struct at_prompt *prompts,
     if (rc < 0 || max_new == 0)
         return rc;
     memset(g->live, 0, g->rows * sizeof *g->live);
-    for (size_t r = 0; r < n; r++) {
-        feed(g, prompts[r].ids, prompts[r].n, r);
-        draw(g, &g->prompt, r, &prompts[r], max_new, s, on_token, self);
-    }
+    feed(g, prompts, n, first_token, &d);
     do {
         struct pass *p = &g->token;
         if (g->cx->stop && *g->cx->stop)
@@ -310,6 +344,14 @@ int at_generate(struct at_generator *g, const struct at_prompt *prompts,
     return AT_OK;
 }
 
+/* The pass is cleared behind the last prompt: its logits are copied.          */
+static void keep_logits(void *self, size_t row)
+{
+    struct at_generator *g = self;
+    (void)row;
+    memcpy(g->kept, g->prompt.logits->data, g->d->V * sizeof *g->kept);
+}
+
 int at_generator_logits(struct at_generator *g, const int32_t *ids, size_t n,
                         const at_real **logits)
 {
@@ -317,7 +359,7 @@ int at_generator_logits(struct at_generator *g, const int32_t *ids, size_t n,
     int rc = check_prompts(g, &p, 1);
     if (rc < 0)
         return rc;
-    feed(g, ids, n, 0);
-    *logits = g->prompt.logits->data;
+    feed(g, &p, 1, keep_logits, g);
+    *logits = g->kept;
     return AT_OK;
 }

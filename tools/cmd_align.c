@@ -1,0 +1,181 @@
+/* attune rollout, score. */
+#include "tools/cmds.h"
+#include "train/align/rollout.h"
+#include "train/align/weights.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+struct rollout_args {
+    struct texts value;
+    const char *palette, *split;
+    int64_t samples, max_tokens, top_k, seed, rows, prompt_tokens, limit, skip,
+        threads;
+    double temperature, top_p, min_p;
+    bool quiet;
+};
+
+#define ROLL(field) offsetof(struct rollout_args, field)
+
+static const struct opt rollout_opts[] = {
+    { "--value", OPT_LIST, ROLL(value), "V",
+      "'NAME=KIND:ARGUMENT', what to measure; may be given again" },
+    { "--palette", OPT_TEXT, ROLL(palette), "FILE",
+      "of every prompt's texts keep one, drawn by this palette's weights" },
+    { "--samples", OPT_INT, ROLL(samples), "K", "texts a prompt (16)" },
+    { "--max-tokens", OPT_INT, ROLL(max_tokens), "N", "tokens a text (64)" },
+    { "--prompt-tokens", OPT_INT, ROLL(prompt_tokens), "N",
+      "plain texts of a dataset: their first N tokens are the prompt" },
+    { "--split", OPT_TEXT, ROLL(split), "S",
+      "of a dataset: train, validation or both (both)" },
+    { "--limit", OPT_INT, ROLL(limit), "N", "prompts in all (all)" },
+    { "--skip", OPT_INT, ROLL(skip), "N", "leave the first N prompts out" },
+    { "--temperature", OPT_REAL, ROLL(temperature), "T", "of drawing (1)" },
+    { "--top-k", OPT_INT, ROLL(top_k), "K", "only the K likeliest (0: all)" },
+    { "--top-p", OPT_REAL, ROLL(top_p), "P",
+      "only the likeliest that make up P together (1)" },
+    { "--min-p", OPT_REAL, ROLL(min_p), "P",
+      "only those at least P times as likely as the likeliest (0)" },
+    { "--seed", OPT_INT, ROLL(seed), "N", "the same seed, the same texts (0)" },
+    { "--rows", OPT_INT, ROLL(rows), "N", "texts drawn at a time (64)" },
+    { "--threads", OPT_INT, ROLL(threads), "N", "CPU threads (all)" },
+    { "--quiet", OPT_FLAG, ROLL(quiet), NULL, "print nothing but errors" },
+};
+
+static void rollout_defaults(void *args)
+{
+    struct rollout_args *a = args;
+    a->samples = 16;
+    a->max_tokens = 64;
+    a->temperature = 1;
+    a->top_p = 1;
+    a->rows = 64;
+    a->split = "both";
+}
+
+static int check_rollout(struct at_ctx *cx, const struct rollout_args *a,
+                         int *split)
+{
+    static const char *const splits[] = { "train", "validation", "both" };
+    *split = 0;
+    while (*split < 3 && strcmp(splits[*split], a->split) != 0)
+        (*split)++;
+    if (*split == 3)
+        return at_fail(cx, AT_EINVAL, "--split '%s': train, validation or both",
+                       a->split);
+    *split = *split == 2 ? -1 : *split;
+    if (a->samples < 1 || a->samples > 4096 || a->max_tokens < 1 ||
+        a->rows < 1 || a->rows > 4096 || a->top_k < 0 || a->limit < 0 ||
+        a->skip < 0 || a->prompt_tokens < 0)
+        return at_fail(cx, AT_EINVAL, "--samples, --rows: 1 to 4096; "
+                       "--max-tokens: at least 1; --top-k, --limit, --skip, "
+                       "--prompt-tokens: at least 0");
+    if (a->palette && a->value.n)
+        return at_fail(cx, AT_EINVAL, "--palette names its own values: leave "
+                       "--value out");
+    return AT_OK;
+}
+
+struct line { bool show; double last_s; };
+
+static void show_line(void *self, size_t done, size_t total, double speed)
+{
+    struct line *l = self;
+    double now = at_now_s();
+    if (!l->show || (now - l->last_s < 0.2 && done < total))
+        return;
+    l->last_s = now;
+    fprintf(stderr, "\r%zu of %zu prompts | %.0f tokens/s\033[K", done, total,
+            speed);
+    if (done == total)
+        fprintf(stderr, "\r\033[K");
+}
+
+static void print_rollout(const char *out, const struct rollout_args *a,
+                          const struct at_values *v,
+                          const struct at_weights *w,
+                          const struct at_rollout_stats *s)
+{
+    printf("%s: %lld texts for each of %zu prompts%s, %.1f tokens each, %.0f %% "
+           "ended by themselves\n", out, (long long)a->samples, s->prompts,
+           w ? ", one kept" : "", s->length, 100 * s->ended);
+    if (s->resumed)
+        printf("  %zu prompts were there already\n", s->resumed);
+    if (v->n)
+        printf("%-16s %10s %10s%s  unit\n", "value", "mean", "+-",
+               w ? "     target" : "");
+    for (size_t i = 0; i < v->n; i++) {
+        printf("%-16s %10.5g %10.2g", v->v[i].name, s->mean[i], s->se[i]);
+        if (w && isnan(w->target[i]))
+            printf("          -");
+        else if (w)
+            printf(" %10.5g", w->target[i]);
+        printf("  %s%s\n", v->v[i].turned ? "minus " : "", v->v[i].kind->unit);
+    }
+}
+
+static int draw_all(struct at_ctx *cx, const struct rollout_args *a, int split,
+                    const struct at_values *v, const struct at_weights *w,
+                    char *const *pos)
+{
+    struct at_prompts_options po = {
+        .tokens = (size_t)a->prompt_tokens, .most = (size_t)a->limit,
+        .skip = (size_t)a->skip, .split = split,
+    };
+    struct at_rollout_options o = {
+        .out = pos[2], .values = v, .weight = w ? w->weight : NULL,
+        .draw = { .k = (size_t)a->samples, .max_new = (size_t)a->max_tokens,
+                  .rows = (size_t)a->rows,
+                  .sampling = { .temperature = a->temperature,
+                                .top_k = (size_t)a->top_k, .top_p = a->top_p,
+                                .min_p = a->min_p,
+                                .seed = (uint64_t)a->seed } },
+    };
+    struct line line = { .show = !a->quiet && isatty(2) };
+    struct at_rollout_stats stats;
+    struct at_prompts prompts;
+    struct at_infer *in;
+    int rc = at_infer_open(cx, pos[0], "cpu", (int)a->threads, o.draw.rows,
+                           SIZE_MAX, 0, 0, &in);
+    if (rc < 0)
+        return rc;
+    rc = at_model_need_tokenizer(cx, in->m);
+    if (rc == AT_OK)
+        rc = at_prompts_read(cx, &cx->run, in, pos[1], &po, &prompts);
+    if (rc == AT_OK)
+        rc = at_rollout(cx, in, &prompts, &o, show_line, &line, &stats);
+    at_infer_close(in);
+    if (rc == AT_OK && !a->quiet)
+        print_rollout(o.out, a, v, w, &stats);
+    return rc;
+}
+
+static int rollout(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    const struct rollout_args *a = args;
+    struct at_weights w;
+    struct at_values v;
+    int split, rc = check_rollout(cx, a, &split);
+    (void)n;
+    if (rc == AT_OK)
+        rc = at_threads_start(cx, (int)a->threads);
+    if (rc == AT_OK && a->palette)
+        rc = at_weights_read(cx, &cx->run, a->palette, &w);
+    if (rc == AT_OK)
+        rc = a->palette ? at_values_open(cx, &cx->run, w.spec, w.n, &v)
+                        : at_values_open(cx, &cx->run, a->value.s, a->value.n,
+                                         &v);
+    if (rc < 0)
+        return rc;
+    rc = draw_all(cx, a, split, &v, a->palette ? &w : NULL, pos);
+    at_values_close(&v);
+    return rc;
+}
+
+const struct cmd cmd_rollout = {
+    "rollout", "MODEL PROMPTS OUT.h5",
+    "draw texts for prompts and measure them; stopped, it goes on", 3, 3,
+    rollout_opts, AT_COUNT(rollout_opts), sizeof(struct rollout_args),
+    rollout_defaults, rollout
+};
