@@ -115,26 +115,50 @@ const struct at_key at_keys[] = {
       .help = "Batches that make one step; the result is that of one batch as "
               "large." },
 
-    { "objective", CHOICE("lm|sft|dpo|ipo|simpo|orpo|reward|regression|binary",
-                          "lm"),
+    { "objective", CHOICE("lm|sft|dpo|ipo|simpo|orpo|reward|regression|binary|"
+                          "rloo|grpo|distil", "lm"),
       .also = "loss task stage",
       .help = "lm: learn every token; sft: learn the tokens whose role in the "
               "dataset says so (answers, not questions); dpo, ipo, simpo, "
               "orpo: learn from preferences; reward: a reward model from "
               "preferences (Bradley-Terry); regression, binary: a reward model "
-              "from scores, or from labels 0 and 1." },
+              "from scores, or from labels 0 and 1; rloo, grpo: towards a "
+              "palette, by texts that the model draws itself; distil: towards "
+              "a palette, by a dataset of draws (`attune rollout`)." },
     { "align.beta", REAL(1e-9, 1e9, "0.1"),
-      .with = "objective=dpo|ipo|simpo|orpo",
-      .also = "beta dpo_beta pref_beta",
+      .with = "objective=dpo|ipo|simpo|orpo|rloo|grpo",
+      .also = "beta dpo_beta pref_beta kl_coef init_kl_coef",
       .help = "How firmly the model is held to the reference (dpo, ipo); scale "
               "of the reward (simpo: 2 is usual); weight of the odds ratio "
-              "(orpo)." },
+              "(orpo); price of a nat of divergence (rloo, grpo: 1 is what a "
+              "palette's weights are solved for)." },
     { "align.smoothing", REAL(0, 0.499999, "0"),
       .with = "objective=dpo|simpo|reward", .also = "label_smoothing",
       .help = "Share of the preferences taken to be the wrong way round." },
     { "align.margin", REAL(0, 1e9, "0.5"), .with = "objective=simpo",
       .also = "simpo_gamma gamma",
       .help = "How far apart the rewards of chosen and rejected should be." },
+    { "align.palette", TEXT(PATH, ""),
+      .with = "objective=rloo|grpo|distil",
+      .help = "Values, weights and targets, as `attune palette --format json` "
+              "wrote them." },
+    { "align.samples", INT(2, 4096, "8"), .with = "objective=rloo|grpo",
+      .also = "num_generations rloo_k group_size", .unit = "texts",
+      .help = "Texts drawn for a prompt; batch.rows is a multiple." },
+    { "align.max_tokens", INT(1, 1048576, "64"), .with = "objective=rloo|grpo",
+      .also = "max_completion_length response_length", .unit = "tokens",
+      .help = "Longest text drawn." },
+    { "align.prompt_tokens", INT(0, 1048576, "0"),
+      .with = "objective=rloo|grpo", .unit = "tokens",
+      .help = "Data of plain texts: their first so many tokens are the "
+              "prompt." },
+    { "align.clip", REAL(0, 1e9, "0.2"), .with = "objective=rloo|grpo",
+      .also = "epsilon cliprange clip_range",
+      .help = "How far the ratio of new to old probability may leave 1." },
+    { "align.rate", REAL(0, 1e9, "0.05"), .with = "objective=rloo|grpo",
+      .help = "How fast weights follow the targets that the model in training "
+              "misses (dual ascent, in units of each value's variance); 0: "
+              "they stay as solved." },
     { "align.score", TEXT(TEXT, ""), .with = "objective=regression|binary",
       .also = "reward_column label",
       .help = "Which of the dataset's scores is learnt, when it has several." },

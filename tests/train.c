@@ -142,12 +142,27 @@ static const char routers[] =
     "optim: {lr: 3e-2}\ntrain: {steps: 12}\neval: {every: 4}\n"
     "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
 
+/* A palette by hand: long texts that have an "e".                             */
+static const char palette[] =
+    "{\"names\": [\"length\", \"e\"], \"specs\": [\"length\", \"pattern:e\"], "
+    "\"lambda\": [0.2, 0.5], \"target\": [9, 0.9], \"feasible\": true}";
+
+static const char policy[] =
+    "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
+    "data: {path: %s/pairs.h5}\nbatch: {rows: 8, length: 48, accumulate: 2}\n"
+    "objective: rloo\nalign: {palette: %s/palette.json, samples: 4, "
+    "max_tokens: 12, beta: 1}\nlora: {rank: 4, targets: proj}\n"
+    "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4, batches: 1}\n"
+    "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
 static int parse(struct at_ctx *cx, const char *text, const char *run,
                  const char *const *over, size_t n, struct at_recipe **r)
 {
     char yaml[2048];
     if (strstr(text, "tok.h5"))
         snprintf(yaml, sizeof yaml, scratch, dir, dir, dir, run);
+    else if (text == policy)
+        snprintf(yaml, sizeof yaml, policy, dir, dir, dir, dir, run);
     else if (text == prefer)
         snprintf(yaml, sizeof yaml, prefer, dir, dir, dir, run);
     else
@@ -319,7 +334,8 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         { lora, "optim.lr_scale=[lora_b=16]" }, { prefer, NULL },
         { prefer, "lora.rank=0" }, { prefer, "objective=reward" },
         { prefer, "objective=orpo" }, { prefer, "data.pack=false" },
-        { prefer, "objective=regression" },
+        { prefer, "objective=regression" }, { policy, NULL },
+        { policy, "objective=grpo" }, { policy, "lora.rank=0" },
         { routers, NULL }, { routers, "lora.rank=4" },
         { routers, "train_only=[.]" }, { routers, "router.target=block" },
     };
@@ -339,6 +355,29 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         assert_int_equal(resume(b, NULL), AT_OK);   /* finished: nothing more */
         same_runs(a, b);
     }
+}
+
+/* The model's own texts move towards the palette, and the weights follow the
+ * targets that are missed.                                                   */
+static void a_policy_is_learnt(void **state)
+{
+    struct at_ctx cx;
+    struct at_metrics_row *row;
+    char *values;
+    size_t n, m;
+    bool torn;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir("whole16"), &row, &n, &torn));
+    OK(&cx, at_read_file(&cx, &cx.run, in_dir("whole16/values.jsonl"), 0,
+                         &values, &m));
+    for (size_t i = 0; i < n; i++)
+        assert_true(isfinite(row[i].reward) && isfinite(row[i].kl));
+    assert_true(fabs(row[0].kl) < 1e-4);        /* it begins as the reference */
+    assert_true(row[n - 1].eval && row[n - 1].kl > 0.05);
+    assert_non_null(strstr(values, "\"target\":0.9,\"weight\":0.5}"));
+    assert_non_null(strstr(values, "\"split\":\"eval\""));
+    at_ctx_finish(&cx);
 }
 
 /* Preferences are learnt: from no preference (log 2) to most of them right;
@@ -708,6 +747,10 @@ static void requests_that_cannot_work_are_refused(void **state)
         { prefer, "objective=sft", "would learn the rejected texts" },
         { prefer, "data.stream=true", "needs them whole" },
         { prefer, "batch.length=20", "belong together need a row" },
+        { prefer, "objective=rloo", "give align.palette" },
+        { policy, "batch.rows=6", "rows must be a multiple of samples" },
+        { policy, "align.max_tokens=40", "it needs rows of" },
+        { policy, "objective=distil", "several texts for each prompt" },
     };
     char err[4096];
     (void)state;
@@ -838,6 +881,8 @@ static int setup(void **state)
     write_texts();
     make_tokenizer(&cx, 320, "tok.h5");
     make_data(&cx, "tok.h5", "pairs.jsonl", "pairs.h5");
+    OK(&cx, at_write_file(&cx, in_dir("palette.json"), palette,
+                          sizeof palette - 1));
     make_data(&cx, "tok.h5", "prefs.jsonl", "prefs.h5");
     OK(&cx, at_run_train(&cx, recipe(&cx, scratch, "first", NULL, 0), true,
                          NULL, NULL));
@@ -862,6 +907,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stopped_and_resumed_is_undisturbed),
         cmocka_unit_test(preferences_are_learnt),
+        cmocka_unit_test(a_policy_is_learnt),
         cmocka_unit_test(recomputing_changes_no_bit_of_a_run),
         cmocka_unit_test(killed_anywhere_nothing_is_lost),
         cmocka_unit_test(one_big_batch_equals_several_small),

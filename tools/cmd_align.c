@@ -142,7 +142,8 @@ static int draw_all(struct at_ctx *cx, const struct rollout_args *a, int split,
         return rc;
     rc = at_model_need_tokenizer(cx, in->m);
     if (rc == AT_OK)
-        rc = at_prompts_read(cx, &cx->run, in, pos[1], &po, &prompts);
+        rc = at_prompts_read(cx, &cx->run, in->m->tok, in->coder, pos[1], &po,
+                             &prompts);
     if (rc == AT_OK)
         rc = at_rollout(cx, in, &prompts, &o, show_line, &line, &stats);
     at_infer_close(in);

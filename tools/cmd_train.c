@@ -33,7 +33,7 @@ static void show(void *self, const struct at_progress *p)
     struct show *s = self;
     double now = at_now_s();
     bool last;
-    char eta[32], mem[32], capacity[32];
+    char eta[32], mem[32], capacity[32], what[64];
     if (s->quiet)
         return;
     if (!p->r) {
@@ -47,13 +47,18 @@ static void show(void *self, const struct at_progress *p)
         return;
     s->last_s = now;
     time_text(eta, p->eta_s);
-    printf("%sstep %llu/%llu | loss %.4f \u00B1 %.4f | norm %.3f (%+.1fz)%s | lr "
-           "%.2e | %.0f tokens/s | %s left | %s%s", s->terminal ? "\r" : "",
+    if (isfinite(p->r->kl))
+        snprintf(what, sizeof what, "reward %.4f | KL %.3f", p->r->reward,
+                 p->r->kl);
+    else
+        snprintf(what, sizeof what, "loss %.4f \u00B1 %.4f", p->r->loss,
+                 p->r->loss_se);
+    printf("%sstep %llu/%llu | %s | norm %.3f (%+.1fz)%s | lr %.2e | %.0f "
+           "tokens/s | %s left | %s%s", s->terminal ? "\r" : "",
            (unsigned long long)p->job->s.step,
-           (unsigned long long)p->job->steps, p->r->loss, p->r->loss_se,
-           p->r->grad_norm, p->r->grad_z,
-           capacity_text(capacity, &p->job->st->train), p->r->lr, p->tokens_per_s, eta,
-           at_bytes_text(mem, (double)at_rss_bytes()),
+           (unsigned long long)p->job->steps, what, p->r->grad_norm,
+           p->r->grad_z, capacity_text(capacity, &p->job->st->train), p->r->lr,
+           p->tokens_per_s, eta, at_bytes_text(mem, (double)at_rss_bytes()),
            s->terminal ? "\033[K" : "\n");
     s->open = s->terminal;
     if (last && s->terminal) {

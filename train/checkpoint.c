@@ -231,6 +231,9 @@ int at_checkpoint_write(struct at_job *j, bool is_best)
         rc = at_model_put_kept(cx, f, j->start->f);
     if (rc == AT_OK)
         rc = put_moments(j, f);
+    if (rc == AT_OK && j->roller)
+        rc = at_h5_put(cx, f, "value_weights", AT_H5_F64, 1, &j->weights.n,
+                       j->weights.weight);
     if (rc < 0) {
         at_h5_close(f);
         return at_note(cx, rc, "writing a checkpoint");
@@ -268,6 +271,9 @@ static int read_one(struct at_job *j, uint64_t step)
         rc = at_model_read(cx, &m, &j->ps, true);
     if (rc == AT_OK)
         rc = get_moments(j, m.f);
+    if (rc == AT_OK && j->roller)
+        rc = at_h5_get(cx, m.f, "value_weights", AT_H5_F64, 1, &j->weights.n,
+                       j->weights.weight);
     j->st->norm_mean = j->s.norm_mean;
     j->st->norm_var = j->s.norm_var;
     at_h5_close(m.f);

@@ -126,10 +126,44 @@ static int find_score(struct at_job *j, const struct at_data *d, size_t *which)
                    "scores%s: say which by align.score", at_h5_path(d->f), name);
 }
 
+/* The reward of every draw of a dataset: its scores by the palette's weights. */
+static int weigh_draws(struct at_job *j, const struct at_data *d)
+{
+    const struct at_weights *w = &j->weights;
+    float *reward = at_alloc_n(j->cx, &j->cx->run, (size_t)d->n_docs,
+                               sizeof *reward);
+    int rc = reward ? at_weights_read(j->cx, &j->cx->run, at_recipe_text(j->r,
+                                      "align.palette"), &j->weights)
+                    : AT_ENOMEM;
+    j->reward = reward;
+    if (rc == AT_OK && d->group < 2)
+        return at_fail(j->cx, AT_EINVAL, "objective %s learns from several texts "
+                       "for each prompt, as 'attune rollout' draws them; %s "
+                       "has one", j->objective->name, at_h5_path(d->f));
+    for (size_t v = 0; v < w->n && rc == AT_OK; v++) {
+        size_t at = 0;
+        while (at < d->n_scores && strcmp(d->score_name[at], w->name[v]) != 0)
+            at++;
+        if (at == d->n_scores)
+            return at_fail(j->cx, AT_EINVAL, "%s has no scores '%s', which the "
+                           "palette weighs: draw with the same values",
+                           at_h5_path(d->f), w->name[v]);
+        for (uint64_t i = 0; i < d->n_docs; i++)
+            reward[i] += (float)(w->weight[v] *
+                                 (double)d->score[i * d->n_scores + at]);
+    }
+    return rc;
+}
+
 static int check_objective(struct at_job *j, const struct at_data *d)
 {
     const char *path = at_h5_path(d->f);
     size_t which;
+    if (needs(j, AT_NEEDS_OLD | AT_NEEDS_DRAWS) && !is_set(j, "align.palette"))
+        return at_fail(j->cx, AT_EINVAL, "objective %s moves the model towards "
+                       "a palette: give align.palette, a file by 'attune "
+                       "palette REWARDS --target ... --format json'",
+                       j->objective->name);
     if (needs(j, AT_NEEDS_REF) && !j->start)
         return at_fail(j->cx, AT_EINVAL, "objective %s compares with the model "
                        "that training starts from: give model.path",
@@ -141,7 +175,10 @@ static int check_objective(struct at_job *j, const struct at_data *d)
     if (needs(j, AT_NEEDS_PAIRS) && at_recipe_bool(j->r, "data.stream"))
         return at_fail(j->cx, AT_EINVAL, "data.stream cuts texts, and objective "
                        "%s needs them whole", j->objective->name);
-    return needs(j, AT_NEEDS_SCORE) ? find_score(j, d, &which) : AT_OK;
+    if (needs(j, AT_NEEDS_DRAWS))
+        return weigh_draws(j, d);
+    return needs(j, AT_NEEDS_SCORE) && !needs(j, AT_NEEDS_OLD)
+               ? find_score(j, d, &which) : AT_OK;
 }
 
 static int check_targets(struct at_job *j)
@@ -197,7 +234,8 @@ static struct at_loader_options loader_options(const struct at_job *j, bool eval
                                                        : AT_PACK_NONE,
         .split = AT_TRAIN, .hold = size_of(j, "batch.accumulate"),
         .shuffle = at_recipe_bool(j->r, "data.shuffle"),
-        .groups = needs(j, AT_NEEDS_PAIRS), .ends = needs(j, AT_NEEDS_VALUE),
+        .groups = needs(j, AT_NEEDS_PAIRS | AT_NEEDS_DRAWS),
+        .ends = needs(j, AT_NEEDS_VALUE),
     };
     if (eval) {
         /* A file of its own is evaluated on whole: its training split.       */
@@ -209,10 +247,55 @@ static struct at_loader_options loader_options(const struct at_job *j, bool eval
     return o;
 }
 
+/* Instead of loaders: the model in training draws its texts.                 */
+static int open_roller(struct at_job *j)
+{
+    struct at_roller_options o = {
+        .data = at_recipe_text(j->r, "data.path"),
+        .validation = is_set(j, "data.validation")
+                          ? at_recipe_text(j->r, "data.validation") : NULL,
+        .prompt_tokens = size_of(j, "align.prompt_tokens"),
+        .rows = size_of(j, "batch.rows"), .length = size_of(j, "batch.length"),
+        .accumulate = size_of(j, "batch.accumulate"),
+        .k = size_of(j, "align.samples"),
+        .max_new = size_of(j, "align.max_tokens"),
+        .seed = (uint64_t)at_recipe_int(j->r, "seed"),
+        .rate = at_recipe_real(j->r, "align.rate"),
+        .eval_texts = at_recipe_int(j->r, "eval.every") == 0
+                          ? SIZE_MAX
+                          : size_of(j, "eval.batches") *
+                                size_of(j, "batch.rows"),
+    };
+    struct at_ctx *cx = j->cx;
+    int rc;
+    act_on(j, "align.palette");
+    rc = at_weights_read(cx, &cx->run, at_recipe_text(j->r, "align.palette"),
+                         &j->weights);
+    if (rc == AT_OK)
+        rc = at_values_open(cx, &cx->run, j->weights.spec, j->weights.n,
+                            &j->values);
+    if (rc == AT_OK)
+        rc = at_tok_coder_create(cx, j->tok, &j->coder);
+    act_on(j, "align.samples");
+    if (rc == AT_OK)
+        rc = at_roller_create(cx, &o, &j->d, &j->ps, j->k,
+                              at_adapters_attach_quietly, &j->adapters, j->tok,
+                              j->coder, &j->values, &j->weights, &j->roller);
+    if (rc < 0)
+        return rc;
+    j->st->score = j->roller->reward;
+    j->st->score_stride = 1;
+    j->st->old = (const float *const *)j->roller->old;
+    j->memory[AT_MEM_SAMPLES] += at_generator_bytes(j->roller->gen);
+    return AT_OK;
+}
+
 static int open_loaders(struct at_job *j)
 {
     struct at_loader_options o = loader_options(j, false);
     int rc;
+    if (needs(j, AT_NEEDS_OLD))
+        return open_roller(j);
     act_on(j, "data.path");
     rc = at_loader_create(j->cx, j->data, &o, &j->train);
     if (rc < 0)
@@ -313,11 +396,14 @@ static int build(struct at_job *j)
         .recompute = strcmp(at_recipe_text(j->r, "train.recompute"),
                             "block") == 0,
         .train = true, .seed = (uint64_t)at_recipe_int(j->r, "seed"),
-        .objective = j->objective, .group = j->data->group,
+        .objective = j->objective,
+        .group = needs(j, AT_NEEDS_OLD) ? size_of(j, "align.samples")
+                                        : j->data->group,
         .reference = j->reference,
         .how = { .beta = at_recipe_real(j->r, "align.beta"),
                  .smoothing = at_recipe_real(j->r, "align.smoothing"),
-                 .margin = at_recipe_real(j->r, "align.margin") },
+                 .margin = at_recipe_real(j->r, "align.margin"),
+                 .clip = at_recipe_real(j->r, "align.clip") },
     };
     size_t which;
     int rc;
@@ -334,7 +420,11 @@ static int build(struct at_job *j)
                         &s, &j->st);
     if (check_sites(j) < 0)         /* the better message                     */
         return j->cx->err.code;
-    if (rc == AT_OK && needs(j, AT_NEEDS_SCORE)) {
+    if (rc == AT_OK && j->reward) {
+        j->st->score = j->reward;
+        j->st->score_stride = 1;
+    } else if (rc == AT_OK && needs(j, AT_NEEDS_SCORE) &&
+               !needs(j, AT_NEEDS_OLD)) {
         rc = find_score(j, j->data, &which);
         j->st->score = j->data->score + which;
         j->st->score_stride = j->data->n_scores;
@@ -350,13 +440,13 @@ static int build_samples(struct at_job *j)
     if (prompts.n == 0 || at_recipe_int(j->r, "eval.every") == 0)
         return AT_OK;
     act_on(j, "eval.samples");
-    rc = at_tok_coder_create(j->cx, j->tok, &j->coder);
+    rc = j->coder ? AT_OK : at_tok_coder_create(j->cx, j->tok, &j->coder);
     if (rc == AT_OK)
         rc = at_generator_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k,
                                  at_adapters_attach_quietly, &j->adapters, 1,
                                  room, &j->gen);
     if (rc == AT_OK)
-        j->memory[AT_MEM_SAMPLES] = at_generator_bytes(j->gen);
+        j->memory[AT_MEM_SAMPLES] += at_generator_bytes(j->gen);
     return rc;
 }
 
@@ -396,12 +486,14 @@ static void count_steps(struct at_job *j)
 {
     uint64_t epochs = (uint64_t)at_recipe_int(j->r, "train.epochs"), rows = 0;
     uint64_t a_step = (uint64_t)(size_of(j, "batch.rows") * j->accumulate);
-    j->rows_an_epoch = at_loader_rows(j->train, 0);
+    j->rows_an_epoch = j->roller ? j->roller->prompts.n * j->roller->o.k
+                                 : at_loader_rows(j->train, 0);
     j->steps = (uint64_t)at_recipe_int(j->r, "train.steps");
     if (j->steps)
         return;
     for (uint64_t e = 0; e < epochs; e++)
-        rows += e == 0 ? j->rows_an_epoch : at_loader_rows(j->train, e);
+        rows += e == 0 || j->roller ? j->rows_an_epoch
+                                    : at_loader_rows(j->train, e);
     j->steps = (rows + a_step - 1) / a_step;
 }
 
@@ -523,6 +615,8 @@ int at_job_start(struct at_job *j)
         rc = at_step_start(j->st);
     if (rc == AT_OK && j->gen)
         rc = at_generator_start(j->gen);
+    if (rc == AT_OK && j->roller)
+        rc = at_generator_start(j->roller->gen);
     if (rc == AT_OK)
         rc = at_optim_create(cx, &cx->run, at_recipe_text(j->r, "optim.name"),
                              &j->optim, &j->ps, at_rules_optim, j->rules,
@@ -537,6 +631,8 @@ void at_job_close(struct at_job *j)
     at_metrics_close(j->metrics);
     at_loader_destroy(j->train);
     at_loader_destroy(j->eval);
+    at_roller_destroy(j->roller);
+    at_values_close(&j->values);
     at_generator_destroy(j->gen);
     at_tok_coder_destroy(j->coder);
     at_optim_destroy(j->o);

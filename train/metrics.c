@@ -50,10 +50,11 @@ const size_t at_n_metric_columns = AT_COUNT(at_metric_columns);
 enum { LINE_MAX_BYTES = 1 << 20 };
 
 /* The files of a run: only the first two come from rows. */
-enum { JSONL, CSV, SAMPLES, SHARES, N_FILES };
+enum { JSONL, CSV, SAMPLES, SHARES, VALUES, N_FILES };
 
 static const char *const file_name[N_FILES] = {
     "metrics.jsonl", "metrics.csv", "samples.jsonl", "capacity.jsonl",
+    "values.jsonl",
 };
 
 struct at_metrics {
@@ -435,15 +436,13 @@ static int rewrite(struct at_ctx *cx, struct at_metrics *m, uint64_t after)
 {
     struct at_text t[N_FILES] = { 0 };
     struct cut rows = { after, &t[JSONL], &t[CSV] };
-    struct cut samples = { after, &t[SAMPLES], NULL };
-    struct cut shares = { after, &t[SHARES], NULL };
     int rc;
     put_csv_head(&t[CSV]);
     rc = cut_file(cx, m->path[JSONL], &rows);
-    if (rc == AT_OK)
-        rc = cut_file(cx, m->path[SAMPLES], &samples);
-    if (rc == AT_OK)
-        rc = cut_file(cx, m->path[SHARES], &shares);
+    for (int i = SAMPLES; i < N_FILES && rc == AT_OK; i++) {
+        struct cut other = { after, &t[i], NULL };
+        rc = cut_file(cx, m->path[i], &other);
+    }
     for (int i = 0; i < N_FILES && rc == AT_OK; i++)
         rc = at_text_ok(cx, &t[i]);
     for (int i = 0; i < N_FILES && rc == AT_OK; i++)
@@ -576,6 +575,41 @@ int at_metrics_shares(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
     }
     at_text_addf(&m->line, "}}\n");
     return append(cx, m, SHARES);
+}
+
+static void put_number(struct at_text *t, const char *key, double x)
+{
+    at_text_addf(t, "\"%s\":", key);
+    if (isfinite(x))
+        put_real(t, x);
+    else
+        at_text_addf(t, "null");
+}
+
+int at_metrics_values(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
+                      bool eval, const struct at_metrics_value *v, size_t n)
+{
+    int rc = m->fd[VALUES] < 0 ? open_file(cx, m, VALUES) : AT_OK;
+    if (rc < 0)
+        return rc;
+    begin(m);
+    at_text_addf(&m->line, "{\"step\":%llu,\"split\":\"%s\",\"values\":{",
+                 (unsigned long long)step, eval ? "eval" : "train");
+    for (size_t i = 0; i < n; i++) {
+        at_text_addf(&m->line, i ? "," : "");
+        at_text_json(&m->line, v[i].name, strlen(v[i].name));
+        at_text_addf(&m->line, ":{");
+        put_number(&m->line, "mean", v[i].mean);
+        at_text_addf(&m->line, ",");
+        put_number(&m->line, "se", v[i].se);
+        at_text_addf(&m->line, ",");
+        put_number(&m->line, "target", v[i].target);
+        at_text_addf(&m->line, ",");
+        put_number(&m->line, "weight", v[i].weight);
+        at_text_addf(&m->line, "}");
+    }
+    at_text_addf(&m->line, "}}\n");
+    return append(cx, m, VALUES);
 }
 
 int at_metrics_sync(struct at_ctx *cx, struct at_metrics *m)

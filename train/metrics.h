@@ -6,7 +6,8 @@
  * there, and belongs before the checkpoint of the step.
  *
  * DIR/capacity.jsonl has, where a run routes, the share of texts or tokens that
- * every routed layer executed.
+ * every routed layer executed; DIR/values.jsonl, where a run draws texts, what
+ * they are worth.
  *
  * Resuming after step N cuts the rows of later steps off, so that a resumed
  * run leaves the rows of an undisturbed one, but for the columns that depend
@@ -67,6 +68,11 @@ double at_metrics_share_mean(const struct at_metrics_share *s, size_t n);
 /* A line of capacity.jsonl; n 0: none.                                       */
 int at_metrics_shares(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
                       bool eval, const struct at_metrics_share *s, size_t n);
+/* What the texts that a model drew are worth; target NaN: none.              */
+struct at_metrics_value { const char *name; double mean, se, target, weight; };
+/* A line of values.jsonl.                                                    */
+int at_metrics_values(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
+                      bool eval, const struct at_metrics_value *v, size_t n);
 int at_metrics_sync(struct at_ctx *cx, struct at_metrics *m);
 void at_metrics_close(struct at_metrics *m);
 

@@ -14,42 +14,27 @@ enum { PATH = 4096 };
 struct loop {
     struct at_job *j;
     const struct at_batch **batch;      /* [accumulate]                       */
-    at_progress_fn *progress;
-    void *self;
 };
 
-static void say(const struct loop *l, const char *fmt, ...) AT_PRINTF(2, 3);
-static void say(const struct loop *l, const char *fmt, ...)
+/* What the next step is trained on; *to: where the one after it begins.      */
+static int take_batches(struct loop *l, struct at_cursor *to)
 {
-    char line[512];
-    struct at_progress p = { .job = l->j, .message = line };
-    va_list ap;
-    if (!l->progress)
-        return;
-    va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
-    va_end(ap);
-    l->progress(l->self, &p);
-}
-
-static int take_batches(struct loop *l)
-{
+    struct at_job *j = l->j;
+    if (j->roller) {
+        int rc = at_roller_step(j->cx, j->roller, j->s.step + 1, j->s.cursor,
+                                to);
+        for (uint64_t i = 0; i < j->accumulate; i++)
+            l->batch[i] = &j->roller->batch[i];
+        return rc;
+    }
     for (uint64_t i = 0; i < l->j->accumulate; i++) {
         int rc = at_loader_next(l->j->cx, l->j->train, &l->batch[i]);
         if (rc < 0)
             return at_note(l->j->cx, rc, "reading the data of step %llu",
                            (unsigned long long)l->j->s.step + 1);
     }
+    *to = l->batch[j->accumulate - 1]->to;
     return AT_OK;
-}
-
-/* A row, and what the graph's gauges say of its step.                        */
-static int add_metrics(struct at_job *j, const struct at_metrics_row *row,
-                       const struct at_step_io *io)
-{
-    int rc = at_metrics_add(j->cx, j->metrics, row);
-    return rc < 0 ? rc : at_metrics_shares(j->cx, j->metrics, row->step,
-                                           row->eval, io->gauge, io->n_gauges);
 }
 
 static int log_step(struct loop *l, const struct at_step_result *r)
@@ -72,134 +57,13 @@ static int log_step(struct loop *l, const struct at_step_result *r)
     row.tokens_per_s = (double)r->n_tokens / fmax(now - j->step_s, 1e-9);
     if (j->s.step % (uint64_t)at_recipe_int(j->r, "log.every") == 0 ||
         j->s.step == j->steps)
-        rc = add_metrics(j, &row, &j->st->train);
+        rc = at_job_log(j, &row, &j->st->train);
     p.tokens_per_s = speed;
     p.eta_s = (double)(j->steps - j->s.step) * (double)r->n_tokens /
               fmax(speed, 1e-9);
-    if (l->progress)
-        l->progress(l->self, &p);
+    if (j->progress)
+        j->progress(j->progress_self, &p);
     return rc;
-}
-
-/* ---- evaluation ------------------------------------------------------------- */
-
-/* *tokens: how many were read. */
-static int mean_loss(struct at_job *j, struct at_eval_sum *sum,
-                     uint64_t *tokens)
-{
-    uint64_t most = (uint64_t)at_recipe_int(j->r, "eval.batches");
-    const struct at_batch *b;
-    *sum = (struct at_eval_sum){ 0 };
-    at_step_eval_begin(j->st);
-    at_loader_seek(j->eval, (struct at_cursor){ 0 });
-    for (uint64_t n = 0; most == 0 || n < most; n++) {
-        int rc = at_loader_next(j->cx, j->eval, &b);
-        if (rc < 0)
-            return at_note(j->cx, rc, "reading the validation data");
-        at_step_eval(j->st, b, sum);
-        *tokens += b->n_tokens;
-        if (b->last)
-            break;
-    }
-    if (sum->n == 0)
-        return at_fail(j->cx, AT_EINVAL, "the validation documents have no "
-                       "token to measure");
-    return AT_OK;
-}
-
-struct drawing { struct at_job *j; struct at_text text; int32_t prev; };
-
-static bool on_token(void *self, size_t row, int32_t id, double logp)
-{
-    struct drawing *d = self;
-    size_t n;
-    const char *s;
-    (void)row;
-    (void)logp;
-    if (id == at_tok_eos(d->j->tok))
-        return false;
-    s = at_tok_step(d->j->tok, d->prev, id, &n);
-    at_text_add(&d->text, s, n);
-    d->prev = id;
-    return true;
-}
-
-static int draw_one(struct at_job *j, const char *prompt)
-{
-    struct at_sampling s = { .temperature = 0.8, .top_k = 40, .top_p = 1,
-                             .seed = (uint64_t)at_recipe_int(j->r, "seed") };
-    struct drawing d = { .j = j };
-    struct at_tok_ids ids = { 0 };
-    struct at_prompt p;
-    size_t want = (size_t)at_recipe_int(j->r, "eval.sample_tokens");
-    int rc = at_tok_encode(j->cx, j->coder, prompt, strlen(prompt),
-                           at_data_flags(j->tok), &ids);
-    if (rc == AT_OK && ids.n > 0) {
-        p = (struct at_prompt){ ids.id, ids.n, 0 };
-        d.prev = ids.id[ids.n - 1];
-        rc = at_generate(j->gen, &p, 1, want, &s, on_token, &d);
-    }
-    if (rc == AT_OK)
-        rc = at_text_ok(j->cx, &d.text);
-    if (rc == AT_OK)
-        rc = at_metrics_sample(j->cx, j->metrics, j->s.step, prompt,
-                               d.text.s ? d.text.s : "");
-    at_text_finish(&d.text);
-    at_tok_ids_finish(&ids);
-    return rc;
-}
-
-static int draw_samples(struct at_job *j)
-{
-    struct at_strings prompts = at_recipe_list(j->r, "eval.samples");
-    int rc = AT_OK;
-    for (size_t i = 0; j->gen && i < prompts.n && rc == AT_OK; i++)
-        rc = draw_one(j, prompts.s[i]);
-    return rc;
-}
-
-static int evaluate(struct loop *l, bool *best)
-{
-    struct at_job *j = l->j;
-    struct at_eval_sum sum;
-    struct at_step_result means = { 0 };
-    char right[32] = "";
-    double start = at_now_s(), loss;
-    struct at_metrics_row row = { .step = j->s.step, .eval = true,
-                                  .all_tokens = j->s.tokens };
-    int rc = mean_loss(j, &sum, &row.tokens);
-    if (rc < 0)
-        return rc;
-    loss = sum.ce / (double)sum.n;
-    *best = isfinite(loss) &&
-            (!j->s.has_best ||
-             loss < j->s.best_loss - at_recipe_real(j->r, "eval.min_delta"));
-    j->s.bad_evals = *best ? 0 : j->s.bad_evals + 1;
-    if (*best) {
-        j->s.best_loss = loss;
-        j->s.best_step = j->s.step;
-        j->s.has_best = true;
-    }
-    row.loss = loss;
-    row.loss_se = sqrt(fmax(0, sum.ce2 / (double)sum.n - loss * loss) /
-                       (double)sum.n);
-    at_step_means(&sum.o, &means);
-    row.accuracy = means.accuracy;
-    row.margin = means.margin;
-    row.reward = means.reward;
-    row.kl = means.kl;
-    row.targets = sum.n;
-    row.time_s = at_now_s() - start;
-    row.tokens_per_s = (double)row.tokens / fmax(row.time_s, 1e-9);
-    row.peak_bytes = at_peak_rss_bytes();
-    if (isfinite(means.accuracy))
-        snprintf(right, sizeof right, ", accuracy %.1f %%",
-                 100 * means.accuracy);
-    say(l, "step %llu: validation loss %.4f \u00B1 %.4f%s%s",
-        (unsigned long long)j->s.step, loss, row.loss_se, right,
-        *best ? ", the best so far" : "");
-    rc = add_metrics(j, &row, &j->st->eval);
-    return rc == AT_OK ? draw_samples(j) : rc;
 }
 
 /* ---- the loop ---------------------------------------------------------------- */
@@ -235,13 +99,14 @@ static int one_step(struct loop *l)
 {
     struct at_job *j = l->j;
     struct at_step_result r;
+    struct at_cursor next;
     int rc;
     j->step_s = at_now_s();
-    rc = take_batches(l);
+    rc = take_batches(l, &next);
     if (rc < 0)
         return rc;
     j->s.step++;
-    j->s.cursor = l->batch[j->accumulate - 1]->to;
+    j->s.cursor = next;
     rc = at_step_run(j->st, l->batch, j->o,
                      at_schedule_lr(&j->schedule, j->s.step), j->s.step, &r);
     if (rc < 0 && rc != AT_ENONFINITE)
@@ -256,7 +121,13 @@ static int one_step(struct loop *l)
             return rc;
         }
     }
-    return log_step(l, &r);
+    rc = log_step(l, &r);
+    if (rc == AT_OK && j->roller) {
+        rc = at_job_log_values(j, false, j->roller->d.n, j->roller->mean,
+                               j->roller->var);
+        at_roller_follow(j->roller);
+    }
+    return rc;
 }
 
 static bool every(const struct at_job *j, const char *key)
@@ -311,12 +182,12 @@ static int step_and_evaluate(struct loop *l, bool *best)
     int rc = AT_OK;
     if (!j->s.eval_due && j->s.step < j->steps && !stop_asked(j)) {
         rc = one_step(l);
-        j->s.eval_due = j->eval && every(j, "eval.every");
+        j->s.eval_due = (j->eval || j->roller) && every(j, "eval.every");
     }
     if (rc < 0 || !j->s.eval_due || stop_asked(j))
         return rc;
     j->s.eval_due = false;
-    return evaluate(l, best);
+    return at_evaluate(j, best);
 }
 
 static int train(struct loop *l)
@@ -333,7 +204,7 @@ static int train(struct loop *l)
         j->s.done = !j->s.eval_due &&
                     (j->s.step >= j->steps || out_of_patience(j));
         if (out_of_patience(j))
-            say(l, "step %llu: no better for %llu evaluations: stopping early",
+            at_job_say(j, "step %llu: no better for %llu evaluations: stopping early",
                 (unsigned long long)j->s.step,
                 (unsigned long long)j->s.bad_evals);
         if (stop || j->s.done || every(j, "checkpoint.every") ||
@@ -350,7 +221,9 @@ static int train(struct loop *l)
 static int open_loop(struct loop *l, struct at_job *j, at_progress_fn *progress,
                      void *self)
 {
-    *l = (struct loop){ j, NULL, progress, self };
+    *l = (struct loop){ j, NULL };
+    j->progress = progress;
+    j->progress_self = self;
     l->batch = at_alloc_n(j->cx, &j->cx->run, j->accumulate, sizeof *l->batch);
     return l->batch ? AT_OK : AT_ENOMEM;
 }
@@ -456,7 +329,8 @@ int at_run_train(struct at_ctx *cx, struct at_recipe *r, bool fresh,
     if (rc == AT_OK)
         rc = open_loop(&l, j, progress, self);
     if (rc == AT_OK) {
-        at_loader_seek(j->train, j->s.cursor);
+        if (j->train)
+            at_loader_seek(j->train, j->s.cursor);
         rc = train(&l);
         if (rc == AT_OK)
             judge_capacity(j);
@@ -492,7 +366,7 @@ static int reopen(struct at_ctx *cx, const char *dir, uint64_t most,
         rc = at_job_start(*j);
     if (rc == AT_OK)
         rc = at_checkpoint_read(*j, most, &found);
-    if (rc == AT_OK)
+    if (rc == AT_OK && (*j)->train)
         at_loader_seek((*j)->train, (*j)->s.cursor);
     return rc;
 }
@@ -506,10 +380,10 @@ int at_run_resume(struct at_ctx *cx, const char *dir, at_progress_fn *progress,
     if (rc == AT_OK)
         rc = open_loop(&l, j, progress, self);
     if (rc == AT_OK && j->s.done)
-        say(&l, "%s is finished: %llu steps", dir,
+        at_job_say(j, "%s is finished: %llu steps", dir,
             (unsigned long long)j->s.step);
     if (rc == AT_OK && !j->s.done) {
-        say(&l, "going on from step %llu of %llu",
+        at_job_say(j, "going on from step %llu of %llu",
             (unsigned long long)j->s.step, (unsigned long long)j->steps);
         rc = at_metrics_open(cx, dir, j->s.step, &j->metrics);
         if (rc == AT_OK)
@@ -537,13 +411,17 @@ int at_run_replay(struct at_ctx *cx, const char *dir, uint64_t step,
     if (rc == AT_OK)
         rc = open_loop(&l, j, NULL, NULL);
     while (rc == AT_OK && j->s.step < step) {
-        rc = take_batches(&l);
+        struct at_cursor next;
+        rc = take_batches(&l, &next);
         if (rc < 0)
             break;
         j->s.step++;
+        j->s.cursor = next;
         rc = at_step_run(j->st, l.batch, j->o,
                          at_schedule_lr(&j->schedule, j->s.step), j->s.step,
                          r);
+        if (j->roller && j->s.step < step)
+            at_roller_follow(j->roller);
         if (rc == AT_ENONFINITE && j->s.step < step)
             rc = AT_OK;         /* as the run itself did, or it had stopped   */
     }

@@ -12,6 +12,7 @@
 
 #include "data/data.h"
 #include "recipes/recipes.h"
+#include "train/align/roller.h"
 #include "train/metrics.h"
 #include "train/model_file.h"
 #include "train/models/generate.h"
@@ -34,6 +35,9 @@ enum at_memory_class { AT_MEM_PROCESS, AT_MEM_FROZEN, AT_MEM_TRAINED,
                        AT_MEM_CLASSES };
 extern const char *const at_memory_names[AT_MEM_CLASSES];
 
+struct at_progress;
+typedef void at_progress_fn(void *self, const struct at_progress *p);
+
 struct at_job {
     struct at_ctx *cx;
     struct at_recipe *r;
@@ -52,7 +56,11 @@ struct at_job {
     struct at_optim *o;
     struct at_optim_settings optim;
     struct at_schedule schedule;
-    struct at_loader *train, *eval;
+    struct at_loader *train, *eval;     /* NULL with a roller                 */
+    struct at_roller *roller;   /* draws what is trained on                   */
+    struct at_values values;
+    struct at_weights weights;  /* of values; they may move                   */
+    float *reward;              /* of a dataset of draws, by document         */
     struct at_generator *gen;
     struct at_tok_coder *coder;
     struct at_metrics *metrics;
@@ -61,6 +69,8 @@ struct at_job {
     size_t memory[AT_MEM_CLASSES];
     double started_s, step_s;   /* of training here, and of this step         */
     uint64_t tokens_here;       /* since started_s                            */
+    at_progress_fn *progress;   /* NULL: nobody listens                       */
+    void *progress_self;
 };
 
 /* What the caller may show. */
@@ -70,7 +80,6 @@ struct at_progress {
     double tokens_per_s, eta_s;
     const char *message;
 };
-typedef void at_progress_fn(void *self, const struct at_progress *p);
 
 /* Reads model and data, builds and sizes everything; takes no big memory.
  * The job lives in cx->run; at_job_close.                                    */
@@ -95,6 +104,22 @@ int at_run_resume(struct at_ctx *cx, const char *dir, at_progress_fn *progress,
 int at_run_replay(struct at_ctx *cx, const char *dir, uint64_t step,
                   struct at_job **job, struct at_step_result *r,
                   const struct at_batch ***batches);
+
+/* ---- measuring ----------------------------------------------------------- */
+
+/* A message to whoever listens.                                              */
+void at_job_say(const struct at_job *job, const char *fmt, ...)
+    AT_PRINTF(2, 3);
+/* A row of metrics, and what the graph's gauges say of its step.             */
+int at_job_log(struct at_job *job, const struct at_metrics_row *row,
+               const struct at_step_io *io);
+/* What n drawn texts are worth, [values] each.                               */
+int at_job_log_values(struct at_job *job, bool eval, size_t n,
+                      const double *mean, const double *var);
+/* Measures the validation documents, or texts drawn for its prompts, and draws
+ * the recipe's samples.  *best: better than all before; never so for drawn
+ * texts, whose weights move.                                                 */
+int at_evaluate(struct at_job *job, bool *best);
 
 /* ---- checkpoints --------------------------------------------------------- */
 

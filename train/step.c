@@ -329,6 +329,24 @@ void at_step_means(const struct at_objective_sum *sum,
     r->kl = sum->ratios > 0 ? sum->kl / sum->n : NAN;
 }
 
+/* Texts of a policy: its divergence less what it earns.                      */
+static void measure(struct at_step *st, const struct at_seqs *q,
+                    struct at_eval_sum *sum)
+{
+    at_gather_tokens(st->seq, st->eval.ce->data, -1, st->seq->logp);
+    for (size_t i = 0; i < q->n; i++) {
+        double kl = at_seq_sum(q, q->logp, i) - at_seq_sum(q, q->ref, i);
+        double loss = st->set.how.beta * kl - q->score[i];
+        sum->o.kl += kl;
+        sum->o.score += q->score[i];
+        sum->o.n += 1;
+        sum->o.ratios += 1;
+        sum->ce += loss;
+        sum->ce2 += loss * loss;
+        sum->n++;
+    }
+}
+
 static void eval_objective(struct at_step *st, const struct at_batch *b,
                            struct at_eval_sum *sum)
 {
@@ -342,6 +360,10 @@ static void eval_objective(struct at_step *st, const struct at_batch *b,
     fill(st, &st->eval, b, 0);
     at_plan_run(st->eval.plan, &r);
     read_gauges(st, &st->eval);
+    if (st->set.objective->needs & AT_NEEDS_OLD) {
+        measure(st, &q, sum);
+        return;
+    }
     judge(st, &st->eval, &q, &sum->o);
     units = sum->o.units - units;
     sum->ce += (sum->o.loss - before) * units;  /* of a mean to a sum         */

@@ -14,6 +14,7 @@ const struct at_objective at_objectives[] = {
     { "binary", AT_NEEDS_SCORE | AT_NEEDS_VALUE, at_binary },
     { "rloo", AT_NEEDS_SCORE | AT_NEEDS_REF | AT_NEEDS_OLD, at_rloo },
     { "grpo", AT_NEEDS_SCORE | AT_NEEDS_REF | AT_NEEDS_OLD, at_grpo },
+    { "distil", AT_NEEDS_SCORE | AT_NEEDS_DRAWS, at_distil },
     { NULL, 0, NULL }
 };
 

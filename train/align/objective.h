@@ -49,7 +49,8 @@ struct at_objective_sum {
 enum at_objective_needs {
     AT_NEEDS_PAIRS = 1, AT_NEEDS_SCORE = 2, AT_NEEDS_REF = 4,
     AT_NEEDS_VALUE = 8,         /* works on value, not on logp                */
-    AT_NEEDS_OLD = 16           /* texts drawn by the model itself            */
+    AT_NEEDS_OLD = 16,          /* texts drawn by the model in training       */
+    AT_NEEDS_DRAWS = 32         /* a dataset of draws, several a prompt       */
 };
 
 typedef void at_objective_fn(const struct at_seqs *s,
@@ -82,6 +83,6 @@ double at_sigmoid(double x);
 
 at_objective_fn at_dpo, at_ipo, at_simpo, at_orpo;      /* prefer.c           */
 at_objective_fn at_bradley_terry, at_regression, at_binary; /* reward.c       */
-at_objective_fn at_rloo, at_grpo;                       /* policy.c           */
+at_objective_fn at_rloo, at_grpo, at_distil;            /* policy.c           */
 
 #endif

@@ -85,3 +85,30 @@ void at_grpo(const struct at_seqs *s, const struct at_objective_settings *o,
         }
     }
 }
+
+/* MAP's decoder as a model: of the k texts of a prompt, drawn from the
+ * reference, each is learnt as often as the decoder would choose it.
+ * loss = mean over prompts of sum over its texts of softmax(score) * -logp,
+ * whose minimum is the distribution that the palette was solved for.          */
+void at_distil(const struct at_seqs *s, const struct at_objective_settings *o,
+               struct at_objective_sum *sum)
+{
+    size_t k = s->group;
+    double share = (double)k / (double)s->n_all;
+    (void)o;
+    for (size_t g = 0; g + k <= s->n; g += k) {
+        double most = -INFINITY, all = 0, loss = 0;
+        for (size_t i = g; i < g + k; i++)
+            most = fmax(most, s->score[i]);
+        for (size_t i = g; i < g + k; i++)
+            all += exp(s->score[i] - most);
+        for (size_t i = g; i < g + k; i++) {
+            double w = exp(s->score[i] - most) / all;
+            loss -= w * at_seq_sum(s, s->logp, i);
+            at_seq_pull(s, i, -share * w);
+            sum->score += s->score[i] * w * (double)k;
+            sum->n += 1;
+        }
+        at_count(sum, share, loss);
+    }
+}

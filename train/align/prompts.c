@@ -9,7 +9,8 @@
 struct list {                   /* prompts being read                         */
     struct at_ctx *cx;
     struct at_arena *a;
-    const struct at_infer *in;
+    const struct at_tok *tok;
+    struct at_tok_coder *coder;
     const struct at_prompts_options *o;
     struct at_prompts *out;
     size_t cap, seen;
@@ -52,7 +53,7 @@ static int add(struct list *l, const int32_t *ids, size_t n)
         l->cap = cap;
     }
     if (rc == AT_OK)
-        rc = at_tok_decode(cx, l->a, l->in->m->tok, ids, n, true, &text,
+        rc = at_tok_decode(cx, l->a, l->tok, ids, n, true, &text,
                            &p->n_text[p->n]);
     if (rc < 0)
         return rc;
@@ -98,7 +99,7 @@ static int from_dataset(struct list *l, const char *path)
     int rc = at_data_open(cx, l->a, path, &d);
     if (rc < 0)
         return rc;
-    at_hash_hex(at_tok_hash(l->in->m->tok), mine);
+    at_hash_hex(at_tok_hash(l->tok), mine);
     if (strcmp(mine, d->tok_hash) != 0)
         rc = at_fail(cx, AT_EINVAL, "%s was made with another tokenizer than "
                      "the model's", path);
@@ -139,8 +140,8 @@ static int from_line(struct list *l, const char *path, size_t line,
         n = v ? json_string_length(v) : n;
     }
     if (rc == AT_OK)
-        rc = at_tok_encode(cx, l->in->coder, s, n,
-                           at_data_flags(l->in->m->tok), &ids);
+        rc = at_tok_encode(cx, l->coder, s, n,
+                           at_data_flags(l->tok), &ids);
     if (rc == AT_OK)
         rc = add(l, ids.id, ids.n);
     at_tok_ids_finish(&ids);
@@ -164,10 +165,12 @@ static int from_lines(struct list *l, const char *path)
 }
 
 int at_prompts_read(struct at_ctx *cx, struct at_arena *a,
-                    const struct at_infer *in, const char *path,
-                    const struct at_prompts_options *o, struct at_prompts *p)
+                    const struct at_tok *tok, struct at_tok_coder *coder,
+                    const char *path, const struct at_prompts_options *o,
+                    struct at_prompts *p)
 {
-    struct list l = { .cx = cx, .a = a, .in = in, .o = o, .out = p };
+    struct list l = { .cx = cx, .a = a, .tok = tok, .coder = coder, .o = o,
+                      .out = p };
     size_t n = strlen(path);
     int rc;
     *p = (struct at_prompts){ .path = path };

@@ -34,8 +34,9 @@ struct at_prompts_options {
 /* Of a dataset: the prompts of its documents (one a group), or the beginnings
  * of its texts.  Else JSON lines with the key prompt, or a prompt a line.     */
 int at_prompts_read(struct at_ctx *cx, struct at_arena *a,
-                    const struct at_infer *in, const char *path,
-                    const struct at_prompts_options *o, struct at_prompts *p);
+                    const struct at_tok *tok, struct at_tok_coder *coder,
+                    const char *path, const struct at_prompts_options *o,
+                    struct at_prompts *p);
 
 struct at_rollout_options {
     const char *out;
