@@ -112,7 +112,10 @@ static int find_completion(struct at_ctx *cx, struct at_samples *s)
     if (found > 1)
         return at_fail(cx, AT_EINVAL, "the template has several completions: "
                        "say which one by --completion KEY, and name it once");
-    s->stats->pairs |= found == 1;
+    if (s->n_seg == 1 && !s->stats->preference)
+        s->seg[0].completion = false;   /* without a prompt: a plain text     */
+    else
+        s->stats->pairs |= found == 1;
     return AT_OK;
 }
 

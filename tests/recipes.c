@@ -530,7 +530,7 @@ static void hash_names_the_values(void **state)
 static void ready_recipes_load(void **state)
 {
     static const char *const name[] = { "pretrain", "full", "sft-lora", "dpo",
-                                        "reward" };
+                                        "reward", "rloo" };
     (void)state;
     for (size_t i = 0; i < AT_COUNT(name); i++) {
         struct at_ctx cx;

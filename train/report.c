@@ -4,6 +4,7 @@
 
 #include "train/chart.h"
 #include "train/report_run.h"
+#include "train/report_values.h"
 #include "train/report_style.h"
 
 #include <math.h>
@@ -133,7 +134,8 @@ static void tiles(struct page *p, const struct at_report_run *r)
         snprintf(what, sizeof what, "best evaluation loss \u00B1 %s, at step "
                  "%s", buf, count_text(step, r->best_step));
         tile(p, loss_text(buf, r->best_loss), what);
-        tile(p, perplexity_text(buf, r->best_loss), "perplexity there");
+        if (r->words)
+            tile(p, perplexity_text(buf, r->best_loss), "perplexity there");
     }
     tile(p, loss_text(buf, r->final_loss), "training loss at the end, "
          "smoothed");
@@ -166,7 +168,7 @@ static void summary(struct page *p)
         put(p, "</th>");
         cell(p, loss_text(buf, r->best_loss));
         cell(p, error_text(buf, r->best_se));
-        cell(p, perplexity_text(buf, r->best_loss));
+        cell(p, perplexity_text(buf, r->words ? r->best_loss : NAN));
         cell(p, count_text(buf, r->best_step));
         cell(p, loss_text(buf, r->final_loss));
         cell(p, count_text(buf, r->steps));
@@ -241,7 +243,8 @@ static struct at_curve curve(const struct at_series *s,
 static int loss_chart(struct page *p)
 {
     struct at_curve c[3 * AT_REPORT_RUNS_MAX];
-    struct at_chart chart = { .title = "Loss", .unit = "nats a token",
+    struct at_chart chart = { .title = "Loss",
+        .unit = p->run[0].words ? "nats a token" : NULL,
         .width = 1030, .height = 380, .falls = true, .curve = c,
         .mark_help = "not finite" };
     bool one = p->n == 1;
@@ -485,7 +488,7 @@ static void evaluations(struct page *p, const struct at_report_run *r)
                      (double)w->step == r->best_step ? " best" : "");
         cell(p, loss_text(buf, w->loss));
         cell(p, error_text(buf, w->loss_se));
-        cell(p, perplexity_text(buf, w->loss));
+        cell(p, perplexity_text(buf, r->words ? w->loss : NAN));
         at_text_addf(&p->t, "<td class=n>%llu</td></tr>\n",
                      (unsigned long long)w->targets);
     }
@@ -551,6 +554,9 @@ static int build(struct page *p)
         summary(p);
     for (size_t i = 0; i < p->n; i++)
         warnings(p, &p->run[i]);
+    for (size_t i = 0; i < p->n && p->rc == AT_OK; i++)
+        p->rc = at_report_values(p->cx, &p->arena, p->run[i].dir,
+                                 p->n > 1 ? p->run[i].name : NULL, &p->t);
     put(p, "<h2>Curves</h2>\n");
     rc = charts(p);
     if (rc < 0)

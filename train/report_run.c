@@ -1,6 +1,8 @@
 /* A run's directory as a report wants it: read, smoothed, summed up. */
 #include "train/report_run.h"
 
+#include "train/align/objective.h"
+
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -33,6 +35,7 @@ static int read_recipe(struct reader *p, struct at_report_run *r)
     int rc;
     if (!path)
         return AT_ENOMEM;
+    r->words = true;                /* unless its recipe says otherwise       */
     if (!file_there(path))
         return AT_OK;
     rc = at_read_file(p->cx, p->arena, path, RECIPE_MAX, &text, &n);
@@ -47,6 +50,7 @@ static int read_recipe(struct reader *p, struct at_report_run *r)
         r->recipe_error = at_strdup(p->cx, p->arena, p->cx->err.msg);
         return r->recipe_error ? AT_OK : AT_ENOMEM;
     }
+    r->words = !at_objective_find(at_recipe_text(r->recipe, "objective"));
     return AT_OK;
 }
 

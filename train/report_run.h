@@ -19,6 +19,7 @@ struct at_report_run {
     struct at_fact *fact;
     size_t n_rows, n_samples, n_facts;
     bool torn;                      /* metrics.jsonl lost its last line       */
+    bool words;                     /* its loss is that of predicting tokens  */
     struct at_series loss, smooth, eval, lr, grad, smooth_grad, speed,
                      smooth_speed;
     double *skipped;                /* steps that were not finite             */
