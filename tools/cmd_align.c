@@ -1,4 +1,5 @@
 /* attune rollout, score. */
+#include "tools/align.h"
 #include "tools/cmds.h"
 #include "train/align/rollout.h"
 #include "train/align/weights.h"
@@ -180,3 +181,115 @@ const struct cmd cmd_rollout = {
     rollout_opts, AT_COUNT(rollout_opts), sizeof(struct rollout_args),
     rollout_defaults, rollout
 };
+
+/* ---- generate --palette -------------------------------------------------------- */
+
+struct chooser {
+    const struct by_palette *b;
+    struct at_infer *in;
+    const struct at_values *values;
+    const double *weight;
+    struct at_draws d;
+    struct at_said *said;       /* [candidates]                               */
+    double *score;              /* [candidates,values]                        */
+    struct at_arena a;          /* of one prompt                              */
+};
+
+static void print_choice(const struct chooser *c, size_t i)
+{
+    const struct at_said *s = &c->said[i];
+    size_t m = c->values->n;
+    struct at_text t = { 0 };
+    if (!c->b->json) {
+        printf("%.*s%.*s\n", (int)s->n_prompt, s->prompt, (int)s->n_text,
+               s->text);
+        return;
+    }
+    at_text_addf(&t, "{\"prompt\": ");
+    at_text_json(&t, s->prompt, s->n_prompt);
+    at_text_addf(&t, ", \"text\": ");
+    at_text_json(&t, s->text, s->n_text);
+    at_text_addf(&t, ", \"tokens\": %zu, \"values\": {", c->d.n_ids[i]);
+    for (size_t v = 0; v < m; v++) {
+        at_text_addf(&t, v ? ", " : "");
+        at_text_json(&t, c->values->v[v].name, strlen(c->values->v[v].name));
+        at_text_addf(&t, ": %.9g", c->score[i * m + v]);
+    }
+    at_text_addf(&t, "}}");
+    printf("%s\n", t.s ? t.s : "");
+    at_text_finish(&t);
+}
+
+static int answer(struct at_ctx *cx, struct chooser *c, size_t which,
+                  const char *prompt)
+{
+    const struct by_palette *b = c->b;
+    const struct at_tok *tok = c->in->m->tok;
+    struct at_draw_settings s = { .k = b->candidates, .max_new = b->max_tokens,
+                                  .rows = b->rows, .sampling = b->sampling };
+    struct at_tok_ids ids = { 0 };
+    struct at_prompt p;
+    int rc = at_tok_encode(cx, c->in->coder, prompt, strlen(prompt),
+                           at_data_flags(tok), &ids);
+    if (rc == AT_OK && ids.n == 0)
+        rc = at_fail(cx, AT_EINVAL, "prompt %zu is empty, and the tokenizer has "
+                     "no token to begin with", which + 1);
+    p = (struct at_prompt){ ids.id, ids.n, (uint32_t)which };
+    if (rc == AT_OK)
+        rc = at_draw(cx, c->in->gen, &p, 1, at_tok_eos(tok), &s, &c->d);
+    for (size_t i = 0; i < b->candidates && rc == AT_OK; i++) {
+        c->said[i].prompt = prompt;
+        c->said[i].n_prompt = strlen(prompt);
+        rc = at_draw_text(cx, &c->a, tok, &c->d, i, ids.id[ids.n - 1],
+                          &c->said[i].text, &c->said[i].n_text);
+    }
+    if (rc == AT_OK)
+        rc = at_values_score(cx, c->values, c->said, b->candidates, c->score);
+    if (rc == AT_OK)
+        print_choice(c, at_draw_choose(c->score, c->weight, b->candidates,
+                                       c->values->n, b->sampling.seed, which));
+    at_tok_ids_finish(&ids);
+    at_arena_reset(&c->a);
+    return rc;
+}
+
+static int answer_all(struct at_ctx *cx, struct chooser *c)
+{
+    char *text, *line;
+    size_t n, which = 0;
+    int rc;
+    if (!c->b->file)
+        return answer(cx, c, 0, c->b->prompt ? c->b->prompt : "");
+    rc = at_read_file(cx, &cx->run, c->b->file, 0, &text, &n);
+    for (line = text; rc == AT_OK && *line; which++) {
+        char *end = strchr(line, '\n');
+        if (end)
+            *end = '\0';
+        rc = answer(cx, c, which, line);
+        line = end ? end + 1 : line + strlen(line);
+    }
+    return rc;
+}
+
+int generate_by_palette(struct at_ctx *cx, struct at_infer *in,
+                        const struct by_palette *b)
+{
+    struct at_weights w;
+    struct at_values v;
+    struct chooser c = { .b = b, .in = in, .values = &v, .weight = w.weight };
+    int rc = at_weights_read(cx, &cx->run, b->palette, &w);
+    if (rc == AT_OK)
+        rc = at_values_open(cx, &cx->run, w.spec, w.n, &v);
+    if (rc < 0)
+        return rc;
+    rc = at_draws_create(cx, &cx->run, b->candidates, b->max_tokens, &c.d);
+    c.said = at_alloc_n(cx, &cx->run, b->candidates, sizeof *c.said);
+    c.score = at_alloc_n(cx, &cx->run, b->candidates * v.n, sizeof *c.score);
+    if (rc == AT_OK && (!c.said || !c.score))
+        rc = AT_ENOMEM;
+    if (rc == AT_OK)
+        rc = answer_all(cx, &c);
+    at_arena_finish(&c.a);
+    at_values_close(&v);
+    return rc;
+}

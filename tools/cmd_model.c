@@ -1,5 +1,6 @@
 /* attune import, generate, eval, merge, export. */
 #include "data/data.h"
+#include "tools/align.h"
 #include "tools/cmds.h"
 #include "train/hf.h"
 #include "train/infer.h"
@@ -54,7 +55,8 @@ const struct cmd cmd_import = {
 
 struct gen_args {
     const char *model, *prompt, *file, *backend;
-    int64_t max_tokens, top_k, seed, threads, batch;
+    const char *palette;
+    int64_t max_tokens, top_k, seed, threads, batch, candidates;
     double temperature, top_p, min_p;
     struct texts stop;
     bool json;
@@ -68,11 +70,16 @@ static const struct opt gen_opts[] = {
     { "--prompt", OPT_TEXT, GEN(prompt), "TEXT", "what to continue" },
     { "--prompts", OPT_TEXT, GEN(file), "FILE",
       "continue every line of this file, in batches" },
+    { "--palette", OPT_TEXT, GEN(palette), "FILE",
+      "draw several texts and keep one, by this palette's weights" },
+    { "--candidates", OPT_INT, GEN(candidates), "K",
+      "with --palette: texts to choose from (16)" },
     { "--max-tokens", OPT_INT, GEN(max_tokens), "N",
       "prompt and continuation together, in tokens beyond the prompt (128)" },
     { "--temperature", OPT_REAL, GEN(temperature), "T",
-      "0: always the likeliest token (0.8)" },
-    { "--top-k", OPT_INT, GEN(top_k), "K", "only the K likeliest; 0: all (40)" },
+      "0: always the likeliest token (0.8; with --palette 1)" },
+    { "--top-k", OPT_INT, GEN(top_k), "K",
+      "only the K likeliest; 0: all (40; with --palette 0)" },
     { "--top-p", OPT_REAL, GEN(top_p), "P",
       "only the likeliest that make up P together (1)" },
     { "--min-p", OPT_REAL, GEN(min_p), "P",
@@ -86,12 +93,15 @@ static const struct opt gen_opts[] = {
     { "--backend", OPT_TEXT, GEN(backend), "NAME", "cpu or ref (cpu)" },
 };
 
+enum { UNSAID = -1 };           /* a palette wants its draws as they come      */
+
 static void gen_defaults(void *args)
 {
     struct gen_args *a = args;
     a->max_tokens = 128;
-    a->temperature = 0.8;
-    a->top_k = 40;
+    a->temperature = NAN;
+    a->top_k = UNSAID;
+    a->candidates = 16;
     a->top_p = 1;
     a->batch = 8;
     a->backend = "cpu";
@@ -210,15 +220,32 @@ static void print_row(const struct session *s, struct row *r)
     at_text_finish(&t);
 }
 
+static struct at_sampling sampling(const struct gen_args *a)
+{
+    return (struct at_sampling){
+        .temperature = !isnan(a->temperature) ? a->temperature
+                       : a->palette ? 1 : 0.8,
+        .top_k = a->top_k != UNSAID ? (size_t)a->top_k : a->palette ? 0 : 40,
+        .top_p = a->top_p, .min_p = a->min_p, .seed = (uint64_t)a->seed,
+    };
+}
+
+static int choose(struct at_ctx *cx, const struct gen_args *a,
+                  struct at_infer *in)
+{
+    struct by_palette b = {
+        a->palette, a->prompt, a->file, (size_t)a->candidates,
+        (size_t)a->max_tokens, (size_t)a->candidates, sampling(a), a->json
+    };
+    return generate_by_palette(cx, in, &b);
+}
+
 /* Prompt number `first` + i has random stream first + i: its text does not
  * depend on the batch it is in.                                              */
 static int one_batch(struct at_ctx *cx, struct session *s, size_t first)
 {
     const struct gen_args *a = s->a;
-    struct at_sampling how = {
-        .temperature = a->temperature, .top_k = (size_t)a->top_k,
-        .top_p = a->top_p, .min_p = a->min_p, .seed = (uint64_t)a->seed,
-    };
+    struct at_sampling how = sampling(a);
     struct at_prompt prompts[256];
     int rc = AT_OK;
     for (size_t i = 0; i < s->n && rc == AT_OK; i++) {
@@ -283,17 +310,24 @@ static int generate(struct at_ctx *cx, const void *args, char *const *pos,
         return AT_ENOMEM;
     if (!a->model)
         return at_fail(cx, AT_EINVAL, "--model FILE is needed");
-    if (a->max_tokens < 1 || a->top_k < 0 || a->batch < 1 || a->batch > 256)
+    if (a->max_tokens < 1 || a->top_k < UNSAID || a->batch < 1 ||
+        a->batch > 256 || a->candidates < 1 || a->candidates > 4096)
         return at_fail(cx, AT_EINVAL, "--max-tokens must be at least 1, --top-k "
-                       "at least 0, --batch between 1 and 256");
+                       "at least 0, --batch between 1 and 256, --candidates "
+                       "between 1 and 4096");
+    if (a->palette && a->stop.n)
+        return at_fail(cx, AT_EINVAL, "--palette measures whole texts: leave "
+                       "--stop out");
     s->a = a;
     rc = at_infer_open(cx, a->model, a->backend, (int)a->threads,
-                       a->file ? (size_t)a->batch : 1, SIZE_MAX, 0, 0, &s->in);
+                       a->palette ? (size_t)a->candidates
+                       : a->file ? (size_t)a->batch : 1, SIZE_MAX, 0, 0,
+                       &s->in);
     if (rc < 0)
         return rc;
     rc = at_model_need_tokenizer(cx, s->in->m);
     if (rc == AT_OK)
-        rc = all_prompts(cx, s);
+        rc = a->palette ? choose(cx, a, s->in) : all_prompts(cx, s);
     at_infer_close(s->in);
     return rc;
 }
