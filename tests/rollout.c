@@ -3,6 +3,7 @@
 
 #include "data/data.h"
 #include "data/rewards.h"
+#include "optim/palette.h"
 #include "train/align/rollout.h"
 #include "train/align/weights.h"
 
@@ -230,6 +231,87 @@ static void bad_commands_are_named(void **state)
     }
 }
 
+/* ---- a palette, decoded ----------------------------------------------------- */
+
+enum { PROMPTS = 120, K = 16, M = 3, ROUNDS = 400 };
+
+static double rewards[PROMPTS * K][M];
+
+static double normal(uint64_t step, uint64_t i)
+{
+    static const struct at_rng r = { 11, AT_RNG_TEST, 0 };
+    return sqrt(-2 * log(1 - at_rng_uniform(&r, step, 2 * i))) *
+           cos(6.283185307179586 * at_rng_uniform(&r, step, 2 * i + 1));
+}
+
+static int read_rows(struct at_ctx *cx, void *self, size_t from, size_t n,
+                     double *r, int64_t *g)
+{
+    (void)cx;
+    (void)self;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(r + i * M, rewards[from + i], sizeof *rewards);
+        g[i] = (int64_t)((from + i) / K);
+    }
+    return AT_OK;
+}
+
+/* Mean and standard error of what the decoder keeps.                         */
+static void decode(const double *weight, double mean[M], double se[M])
+{
+    double sum[M] = { 0 }, sum2[M] = { 0 }, n = (double)ROUNDS * PROMPTS;
+    for (size_t p = 0; p < PROMPTS; p++)
+        for (size_t i = 0; i < ROUNDS; i++) {
+            const double *of = rewards[p * K];
+            size_t one = at_draw_choose(of, weight, K, M, 3, p * ROUNDS + i);
+            for (int v = 0; v < M; v++) {
+                sum[v] += of[one * M + (size_t)v];
+                sum2[v] += of[one * M + (size_t)v] * of[one * M + (size_t)v];
+            }
+        }
+    for (int v = 0; v < M; v++) {
+        mean[v] = sum[v] / n;
+        se[v] = sqrt((sum2[v] / n - mean[v] * mean[v]) / n);
+    }
+}
+
+/* Decoded with its own k, the conditional solution meets its targets within
+ * two standard errors, and the joint one falls visibly short.                */
+static void decoding_meets_the_palette(void **state)
+{
+    static const char *const name[] = { "a", "b", "c" };
+    static const double c[] = { 0.8, 0.4, 0.7 };
+    struct at_palette_source src = { .n_rows = PROMPTS * K, .m = M,
+                                     .name = name, .grouped = true,
+                                     .what = "test", .read = read_rows };
+    struct at_ctx cx;
+    (void)state;
+    for (size_t i = 0; i < PROMPTS * K; i++)
+        for (int v = 0; v < M; v++)         /* prompts differ, and values too  */
+            rewards[i][v] = 0.9 * normal((uint64_t)v, i / K) +
+                            0.8 * normal((uint64_t)v + M, i) -
+                            (v ? 0.3 * rewards[i][0] : 0);
+    open_cx(&cx);
+    for (int joint = 0; joint < 2; joint++) {
+        struct at_palette *p;
+        struct at_palette_result r;
+        double mean[M], se[M], worst = INFINITY;
+        OK(&cx, at_palette_create(&cx, &src, joint ? AT_JOINT : AT_CONDITIONAL,
+                                  &p));
+        OK(&cx, at_palette_solve(&cx, p, c, NULL, &cx.run, &r));
+        assert_true(r.feasible);
+        decode(r.lambda, mean, se);
+        for (int v = 0; v < M; v++)
+            worst = fmin(worst, (mean[v] - c[v]) / se[v]);
+        if (joint)
+            assert_true(worst < -10);
+        else
+            assert_true(worst > -2);
+        at_palette_destroy(p);
+    }
+    at_ctx_finish(&cx);
+}
+
 /* ---- drawing ------------------------------------------------------------------- */
 
 static void the_choice_follows_the_weights(void **state)
@@ -422,6 +504,7 @@ int main(void)
         cmocka_unit_test(bad_values_are_refused),
         cmocka_unit_test(bad_commands_are_named),
         cmocka_unit_test(the_choice_follows_the_weights),
+        cmocka_unit_test(decoding_meets_the_palette),
         cmocka_unit_test(stopped_draws_go_on),
         cmocka_unit_test(another_request_is_refused),
         cmocka_unit_test(one_of_each_is_kept),

@@ -357,6 +357,28 @@ static void stopped_and_resumed_is_undisturbed(void **state)
     }
 }
 
+/* Each step's weight is the last one's moved by what it missed, in variances.  */
+static size_t check_weights(const char *values)
+{
+    double mean, se, target, w, next = NAN;
+    size_t n = 0;
+    for (const char *s = values; (s = strstr(s, "\"split\":\"train\"")); s++) {
+        const char *e = strstr(s, "\"e\":{");
+        if (!e || sscanf(e, "\"e\":{\"mean\":%lf,\"se\":%lf,\"target\":%lf,"
+                         "\"weight\":%lf", &mean, &se, &target, &w) != 4)
+            fail_msg("%.200s", s);
+        if (isnan(next))
+            assert_true(w == 0.5);
+        else
+            assert_true(fabs(w - next) < 1e-9 * (1 + next));
+        /* 16 texts a step, align.rate 0.05 */
+        next = se > 0 ? fmax(0, w + 0.05 * (target - mean) / (se * se * 15))
+                      : w;
+        n++;
+    }
+    return n;
+}
+
 /* The model's own texts move towards the palette, and the weights follow the
  * targets that are missed.                                                   */
 static void a_policy_is_learnt(void **state)
@@ -377,6 +399,7 @@ static void a_policy_is_learnt(void **state)
     assert_true(row[n - 1].eval && row[n - 1].kl > 0.05);
     assert_non_null(strstr(values, "\"target\":0.9,\"weight\":0.5}"));
     assert_non_null(strstr(values, "\"split\":\"eval\""));
+    assert_int_equal(check_weights(values), 12);
     at_ctx_finish(&cx);
 }
 

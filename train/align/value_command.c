@@ -58,15 +58,18 @@ static int read_scores(struct at_ctx *cx, const char *command, FILE *f,
 {
     char line[256], *end;
     size_t got = 0;
-    while (fgets(line, sizeof line, f)) {
+    int rc = AT_OK;
+    while (fgets(line, sizeof line, f)) {   /* to its end: no broken pipe     */
         double x = strtod(line, &end);
-        if (end == line || end[strspn(end, " \t\r\n")])
-            return at_fail(cx, AT_EFORMAT, "the command '%s' wrote '%.60s': a "
-                           "number a line is wanted", command, line);
+        if (rc == AT_OK && (end == line || end[strspn(end, " \t\r\n")]))
+            rc = at_fail(cx, AT_EFORMAT, "the command '%s' wrote '%.60s': a "
+                         "number a line is wanted", command, line);
         if (got < n)
             score[got] = x;
         got++;
     }
+    if (rc < 0)
+        return rc;
     if (got != n)
         return at_fail(cx, AT_EFORMAT, "the command '%s' wrote %zu numbers for "
                        "%zu texts", command, got, n);
