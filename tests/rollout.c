@@ -207,6 +207,22 @@ static void bad_values_are_refused(void **state)
     }
 }
 
+static void a_reward_model_writes_nothing(void **state)
+{
+    struct at_model *m;
+    struct at_ctx cx;
+    (void)state;
+    open_cx(&cx);
+    OK(&cx, at_model_open(&cx, &cx.run, in_dir("judge.h5"), &m));
+    assert_int_equal(at_model_need_words(&cx, m), AT_EINVAL);
+    assert_non_null(strstr(cx.err.msg, "--value reward:"));
+    at_model_close(m);
+    OK(&cx, at_model_open(&cx, &cx.run, in_dir("model.h5"), &m));
+    OK(&cx, at_model_need_words(&cx, m));
+    at_model_close(m);
+    at_ctx_finish(&cx);
+}
+
 static void bad_commands_are_named(void **state)
 {
     static const struct { const char *spec, *says; } bad[] = {
@@ -502,6 +518,7 @@ int main(void)
         cmocka_unit_test(texts_are_counted),
         cmocka_unit_test(every_kind_scores),
         cmocka_unit_test(bad_values_are_refused),
+        cmocka_unit_test(a_reward_model_writes_nothing),
         cmocka_unit_test(bad_commands_are_named),
         cmocka_unit_test(the_choice_follows_the_weights),
         cmocka_unit_test(decoding_meets_the_palette),

@@ -141,7 +141,7 @@ static int draw_all(struct at_ctx *cx, const struct rollout_args *a, int split,
                            SIZE_MAX, 0, 0, &in);
     if (rc < 0)
         return rc;
-    rc = at_model_need_tokenizer(cx, in->m);
+    rc = at_model_need_words(cx, in->m);
     if (rc == AT_OK)
         rc = at_prompts_read(cx, &cx->run, in->m->tok, in->coder, pos[1], &po,
                              &prompts);

@@ -325,7 +325,7 @@ static int generate(struct at_ctx *cx, const void *args, char *const *pos,
                        &s->in);
     if (rc < 0)
         return rc;
-    rc = at_model_need_tokenizer(cx, s->in->m);
+    rc = at_model_need_words(cx, s->in->m);
     if (rc == AT_OK)
         rc = a->palette ? choose(cx, a, s->in) : all_prompts(cx, s);
     at_infer_close(s->in);
@@ -391,6 +391,10 @@ static int eval_data(struct at_ctx *cx, const struct eval_args *a,
     if (strcmp(mine, d->tok_hash) != 0)
         rc = at_fail(cx, AT_EINVAL, "%s was made with another tokenizer than "
                      "the model's", a->data);
+    else if (in->m->d.value && !d->preference)
+        rc = at_fail(cx, AT_EINVAL, "%s is a reward model, measured on "
+                     "preferences; %s holds none", in->m->path, a->data);
+    o.groups = o.ends = in->m->d.value;
     if (rc == AT_OK)
         rc = at_loader_create(cx, d, &o, &l);
     while (rc == AT_OK && !(b && b->last)) {
@@ -430,7 +434,8 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
                        (size_t)a->rows, (size_t)a->length, &in);
     if (rc < 0)
         return rc;
-    rc = at_model_need_tokenizer(cx, in->m);
+    rc = a->text ? at_model_need_words(cx, in->m)
+                 : at_model_need_tokenizer(cx, in->m);
     if (rc == AT_OK)
         rc = a->text ? eval_text(cx, a, in, &sum) : eval_data(cx, a, in, &sum);
     at_infer_close(in);
@@ -440,6 +445,13 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
         return at_fail(cx, AT_EINVAL, "there is no token to measure");
     mean = sum.ce / (double)sum.n;
     se = sqrt(fmax(0, sum.ce2 / (double)sum.n - mean * mean) / (double)sum.n);
+    if (sum.o.pairs > 0) {
+        printf(a->json ? "{\"loss\": %.17g, \"standard_error\": %.17g, "
+                         "\"accuracy\": %.17g, \"pairs\": %.0f}\n"
+                       : "loss %.6f \u00B1 %.6f, accuracy %.4f, %.0f pairs\n",
+               mean, se, sum.o.right / sum.o.pairs, sum.o.pairs);
+        return AT_OK;
+    }
     printf(a->json ? "{\"cross_entropy\": %.17g, \"standard_error\": %.17g, "
                      "\"perplexity\": %.17g, \"tokens\": %llu}\n"
                    : "cross-entropy %.6f \u00B1 %.6f nats a token, perplexity "

@@ -304,7 +304,10 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
     if (rc < 0)
         return rc;
     e.in = in;
-    if (in->m->adapters.n && !o->merge)
+    if (in->m->d.value)
+        rc = at_fail(cx, AT_EINVAL, "%s is a reward model; only models that "
+                     "write text can be exported so far", path);
+    else if (in->m->adapters.n && !o->merge)
         rc = at_fail(cx, AT_EINVAL, "%s is an adapter: add --merge, or export "
                      "it by itself with --format peft", path);
     if (rc == AT_OK)

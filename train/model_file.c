@@ -160,6 +160,15 @@ int at_model_need_tokenizer(struct at_ctx *cx, const struct at_model *m)
                             "writes no text", m->path);
 }
 
+int at_model_need_words(struct at_ctx *cx, const struct at_model *m)
+{
+    if (m->d.value)
+        return at_fail(cx, AT_EINVAL, "%s: is a reward model: it judges texts "
+                       "(attune rollout --value reward:%s) and writes none",
+                       m->path, m->path);
+    return at_model_need_tokenizer(cx, m);
+}
+
 int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
                      struct at_params *ps)
 {

@@ -26,6 +26,8 @@ int at_model_open(struct at_ctx *cx, struct at_arena *a, const char *path,
 void at_model_close(struct at_model *m);
 /* An error when the model has no tokenizer.                                  */
 int at_model_need_tokenizer(struct at_ctx *cx, const struct at_model *m);
+/* An error when it cannot write text: no tokenizer, or a reward model.       */
+int at_model_need_words(struct at_ctx *cx, const struct at_model *m);
 /* Declares the params of a description, by building its graph once.          */
 int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
                      struct at_params *ps);
