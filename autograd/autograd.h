@@ -76,6 +76,7 @@ enum at_op_id {
     AT_OP_LINEAR_CE, AT_OP_LINEAR_CE_BWD,
     AT_OP_ROUTE, AT_OP_ROUTE_BWD, AT_OP_GATE, AT_OP_GATE_BWD,
     AT_OP_CAPACITY, AT_OP_CAPACITY_BWD, AT_OP_PICK, AT_OP_SCATTER,
+    AT_OP_ALIKE,
     AT_OP_COUNT
 };
 
@@ -331,6 +332,10 @@ struct at_val *at_mul(struct at_graph *g, struct at_val *a, struct at_val *b);
 struct at_val *at_scale(struct at_graph *g, struct at_val *x, double s);
 /* Each use draws from a stream of its own; p 0 returns x.                    */
 struct at_val *at_dropout(struct at_graph *g, struct at_val *x, double p);
+/* [2]: the sum of the cosines between rows of x and of y, and how many; rows
+ * whose part is AT_PART_NONE do not count.                                   */
+struct at_val *at_alike(struct at_graph *g, struct at_val *x, struct at_val *y,
+                        struct at_val *part);
 /* y[N,C] = w[ids[N], C].                                                     */
 struct at_val *at_rows(struct at_graph *g, struct at_val *w,
                        struct at_val *ids);

@@ -61,6 +61,7 @@ extern const struct at_op
     at_op_rows, at_op_rows_bwd, at_op_linear_xent,
     at_op_linear_ce, at_op_linear_ce_bwd,
     at_op_route, at_op_route_bwd, at_op_gate, at_op_gate_bwd,
-    at_op_capacity, at_op_capacity_bwd, at_op_pick, at_op_scatter;
+    at_op_capacity, at_op_capacity_bwd, at_op_pick, at_op_scatter,
+    at_op_alike;
 
 #endif

@@ -1,6 +1,8 @@
 /* Elementwise ops: activations, gates, sums, products, dropout. */
 #include "autograd/op.h"
 
+#include <math.h>
+
 static int like_first(struct at_ctx *cx, struct at_node *n)
 {
     for (int i = 1; i < n->n_in; i++)
@@ -159,6 +161,50 @@ struct at_val *at_dropout(struct at_graph *g, struct at_val *x, double p)
                            (struct at_attr){ p, { g->n_streams++ } }), 0);
 }
 
+/* in: x y part; out: sum of cosines of rows, rows; padding does not count      */
+static int alike_shape(struct at_ctx *cx, struct at_node *n)
+{
+    if (at_count(n->in[1]) != at_count(n->in[0]) ||
+        n->in[2]->dtype != AT_I32 || at_count(n->in[2]) != at_rows_of(n->in[0]))
+        return at_refuse(cx, n, "two arrays of one shape are compared");
+    n->out[0]->shape = at_shape1(2);
+    return AT_OK;
+}
+
+static void alike_run(const struct at_run *r, const struct at_node *n)
+{
+    const at_real *x = at_f(n->in[0]), *y = at_f(n->in[1]);
+    const int32_t *part = at_i(n->in[2]);
+    size_t N = at_rows_of(n->in[0]), C = at_cols(n->in[0]);
+    double sum = 0, rows = 0;
+    (void)r;
+    for (size_t t = 0; t < N; t++, x += C, y += C) {
+        double xy = 0, xx = 0, yy = 0;
+        if (part[t] == AT_PART_NONE)
+            continue;
+        for (size_t i = 0; i < C; i++) {
+            xy += (double)x[i] * (double)y[i];
+            xx += (double)x[i] * (double)x[i];
+            yy += (double)y[i] * (double)y[i];
+        }
+        sum += xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
+        rows++;
+    }
+    at_f(n->out[0])[0] = (at_real)sum;
+    at_f(n->out[0])[1] = (at_real)rows;
+}
+
+struct at_val *at_alike(struct at_graph *g, struct at_val *x, struct at_val *y,
+                        struct at_val *part)
+{
+    return at_out(at_apply(g, AT_OP_ALIKE, (struct at_val *[]){ x, y, part }, 3,
+                           (struct at_attr){ 0 }), 0);
+}
+
+const struct at_op at_op_alike = {
+    "alike", 3, 3, 1, 0, 0, 0, alike_shape, alike_run, NULL, NULL,
+    { { .tol = 0 } }
+};
 const struct at_op at_op_act = {
     "act", 1, 1, 1, 0, 0, 1, like_first, act_run, act_grad, NULL,
     { { .in = { { .d = { 3, 7 } } }, .attr = { .i = { AT_GELU_TANH } } },

@@ -52,4 +52,5 @@ const struct at_op *const at_ops[AT_OP_COUNT] = {
     [AT_OP_CAPACITY_BWD] = &at_op_capacity_bwd,
     [AT_OP_PICK] = &at_op_pick,
     [AT_OP_SCATTER] = &at_op_scatter,
+    [AT_OP_ALIKE] = &at_op_alike,
 };

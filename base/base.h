@@ -225,6 +225,10 @@ size_t at_edit_distance(const char *a, const char *b);
 /* The candidate nearest to `word`, or NULL when none is near.                */
 const char *at_did_you_mean(const char *word, const char *const *candidates,
                             size_t n);
+/* "3 5 8-11" (or with commas): yes[i] becomes true for each i named, all below
+ * n; the others stay.  An error names `what`.                                */
+int at_ranges(struct at_ctx *cx, const char *what, const char *text, bool *yes,
+              size_t n);
 /* "3.21 GiB" into buf; returns buf.                                          */
 const char *at_bytes_text(char buf[32], double n_bytes);
 

@@ -180,3 +180,26 @@ const char *at_bytes_text(char buf[32], double n_bytes)
     snprintf(buf, 32, u ? "%.2f %s" : "%.0f %s", n_bytes, unit[u]);
     return buf;
 }
+
+int at_ranges(struct at_ctx *cx, const char *what, const char *text, bool *yes,
+              size_t n)
+{
+    const char *p = text + strspn(text, " ,");
+    while (*p) {
+        char *end = NULL;
+        bool digit = *p >= '0' && *p <= '9';
+        unsigned long from = digit ? strtoul(p, &end, 10) : 0, to = from;
+        if (digit && *end == '-' && end[1] >= '0' && end[1] <= '9')
+            to = strtoul(end + 1, &end, 10);
+        if (!digit || to < from || (*end && *end != ' ' && *end != ','))
+            return at_fail(cx, AT_EINVAL, "%s is '%s'; it must be numbers and "
+                           "ranges of them, such as '3 5 8-11'", what, text);
+        if (to >= n)
+            return at_fail(cx, AT_EINVAL, "%s has %lu; the largest there is is "
+                           "%zu", what, to, n ? n - 1 : 0);
+        for (; from <= to; from++)
+            yes[from] = true;
+        p = end + strspn(end, " ,");
+    }
+    return AT_OK;
+}

@@ -675,11 +675,13 @@ static void impossible_settings_are_refused(void **state)
     s.at = "1 17";
     refused(&s, "router.at has layer 17");
     s.at = "2-1";
-    refused(&s, "layers and ranges");
+    refused(&s, "numbers and ranges");
     s.at = "-1";
-    refused(&s, "layers and ranges");
+    refused(&s, "numbers and ranges");
+    s.at = "1;2";
+    refused(&s, "numbers and ranges");
     s.at = "99999999999999999999";
-    refused(&s, "layers and ranges");
+    refused(&s, "the largest there is is 4095");
     s = attn_sequence;
     s.capacity = "0.5 0.5 0.5";
     refused(&s, "3 numbers for 2");
@@ -698,6 +700,35 @@ static void impossible_settings_are_refused(void **state)
     refused(&s, "router.target");
 }
 
+/* A router sits at a layer's attention, even for its mlp.                    */
+static void a_layer_without_attention_has_no_router(void **state)
+{
+    static const bool without[] = { false, false, true, false };
+    static const char *const targets[] = { "mlp", "block" };
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        struct at_router_settings s = attn_sequence;
+        struct at_decoder_options o = { 0 };
+        struct at_graph *g;
+        struct at_tokens in = { .B = 1 };
+        struct model m;
+        s.target = targets[i % 2];
+        open_model(&m, "llama", &s);
+        m.d.no_attn = without;
+        OK(&m.cx, at_graph_create(&m.cx, &m.cx.run, &m.ps, &at_kernels_ref,
+                                  &g));
+        OK(&m.cx, at_adapters_attach(&m.list, g, i / 2));
+        in.ids = at_input(g, "ids", AT_I32, at_shape1(4));
+        in.pos = at_input(g, "pos", AT_I32, at_shape1(4));
+        in.first = at_input(g, "first", AT_I32, at_shape1(4));
+        in.part = at_input(g, "part", AT_I32, at_shape1(4));
+        o.rope = m.rope;
+        assert_null(at_decoder_hidden(g, &m.d, &in, &o));
+        assert_non_null(strstr(m.cx.err.msg, "layer 2 has no attention"));
+        close_model(&m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -713,6 +744,7 @@ int main(void)
         cmocka_unit_test(skipped_tokens_are_seen_or_not),
         cmocka_unit_test(decoding_equals_one_forward),
         cmocka_unit_test(impossible_settings_are_refused),
+        cmocka_unit_test(a_layer_without_attention_has_no_router),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -421,7 +421,7 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
     const struct eval_args *a = args;
     struct at_eval_sum sum = { 0 };
     struct at_infer *in;
-    double mean, se;
+    double mean, se, capacity = NAN;
     int rc;
     (void)pos;
     (void)n;
@@ -438,6 +438,9 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
                  : at_model_need_tokenizer(cx, in->m);
     if (rc == AT_OK)
         rc = a->text ? eval_text(cx, a, in, &sum) : eval_data(cx, a, in, &sum);
+    if (rc == AT_OK)
+        capacity = at_metrics_share_mean(in->st->eval.gauge,
+                                         in->st->eval.n_gauges);
     at_infer_close(in);
     if (rc < 0)
         return rc;
@@ -453,10 +456,13 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
         return AT_OK;
     }
     printf(a->json ? "{\"cross_entropy\": %.17g, \"standard_error\": %.17g, "
-                     "\"perplexity\": %.17g, \"tokens\": %llu}\n"
+                     "\"perplexity\": %.17g, \"tokens\": %llu"
                    : "cross-entropy %.6f \u00B1 %.6f nats a token, perplexity "
-                     "%.4f, %llu tokens\n",
+                     "%.4f, %llu tokens",
            mean, se, exp(mean), (unsigned long long)sum.n);
+    if (!isnan(capacity))
+        printf(a->json ? ", \"capacity\": %.17g" : ", capacity %.4f", capacity);
+    printf(a->json ? "}\n" : "\n");
     return AT_OK;
 }
 
@@ -475,7 +481,7 @@ static const struct opt merge_opts[] = {
       "float32, or bfloat16 for half the size (float32)" },
 };
 
-static int merge_type(struct at_ctx *cx, const char *word, enum at_h5_type *type)
+int weight_type(struct at_ctx *cx, const char *word, enum at_h5_type *type)
 {
     *type = word && strcmp(word, "bfloat16") == 0 ? AT_H5_BF16 : AT_H5_F32;
     if (!word || *type == AT_H5_BF16 || strcmp(word, "float32") == 0)
@@ -491,7 +497,7 @@ static int merge(struct at_ctx *cx, const void *args, char *const *pos, int n)
     struct at_infer *in;
     double largest;
     bool same;
-    int rc = merge_type(cx, a->dtype, &type);
+    int rc = weight_type(cx, a->dtype, &type);
     (void)n;
     if (rc == AT_OK)
         rc = at_infer_open(cx, pos[0], "cpu", 0, 1, 32, 0, 0, &in);

@@ -310,6 +310,10 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
     else if (in->m->adapters.n && !o->merge)
         rc = at_fail(cx, AT_EINVAL, "%s is an adapter: add --merge, or export "
                      "it by itself with --format peft", path);
+    if (rc == AT_OK && (in->m->d.no_attn || in->m->d.no_mlp))
+        rc = at_fail(cx, AT_EINVAL, "%s: some of its layers have no attention "
+                     "or no mlp, which no family of transformers can say; only "
+                     "whole layers may be dropped", path);
     if (rc == AT_OK)
         rc = at_hf_family(cx, &in->m->d, &e.family);
     if (rc == AT_OK)

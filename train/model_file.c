@@ -28,10 +28,47 @@
     X(rope_local) X(scale_factor) X(scale_low) X(scale_high)             \
     X(attn_scale) X(embed_scale)
 
+/* Layers without a branch, as "3 5"; a model that has all does not say.      */
+static int put_dropped(struct at_ctx *cx, struct at_h5 *f, const char *name,
+                       const bool *no, size_t L)
+{
+    struct at_text t = { 0 };
+    int rc = AT_OK;
+    for (size_t i = 0; no && i < L; i++)
+        if (no[i])
+            at_text_addf(&t, "%s%zu", t.n ? " " : "", i);
+    rc = at_text_ok(cx, &t);
+    if (rc == AT_OK && t.n)
+        rc = at_h5_set_text(cx, f, name, t.s);
+    at_text_finish(&t);
+    return rc;
+}
+
+static int get_dropped(struct at_ctx *cx, struct at_h5 *f, struct at_arena *a,
+                       const char *name, const struct at_decoder *d,
+                       const bool **no)
+{
+    const char *text;
+    bool *yes;
+    int rc;
+    if (!at_h5_has_fact(f, name))
+        return AT_OK;
+    rc = at_h5_get_text(cx, f, name, &cx->scratch, &text);
+    yes = at_alloc_n(cx, a, d->L, sizeof *yes);
+    if (rc == AT_OK)
+        rc = yes ? at_ranges(cx, name, text, yes, d->L) : AT_ENOMEM;
+    *no = yes;
+    return rc;
+}
+
 static int put_description(struct at_ctx *cx, struct at_h5 *f,
                            const struct at_decoder *d)
 {
     int rc = at_h5_set_text(cx, f, "model_family", d->family);
+    if (rc == AT_OK)
+        rc = put_dropped(cx, f, "model_no_attn", d->no_attn, d->L);
+    if (rc == AT_OK)
+        rc = put_dropped(cx, f, "model_no_mlp", d->no_mlp, d->L);
 #define PUT(name, field, type)                                           \
     if (rc == AT_OK)                                                     \
         rc = at_h5_set_int(cx, f, "model_" #name, (int64_t)d->field);
@@ -123,6 +160,10 @@ static int get_description(struct at_ctx *cx, struct at_h5 *f,
         rc = check_choices(cx, f, d);
     if (rc == AT_OK)
         rc = at_decoder_check(cx, d);
+    if (rc == AT_OK)
+        rc = get_dropped(cx, f, a, "model_no_attn", d, &d->no_attn);
+    if (rc == AT_OK)
+        rc = get_dropped(cx, f, a, "model_no_mlp", d, &d->no_mlp);
     return rc < 0 ? at_note(cx, rc, "reading the model in %s", at_h5_path(f))
                   : AT_OK;
 }

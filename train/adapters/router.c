@@ -2,7 +2,6 @@
  * the attention's input is at hand, and used at the target.                  */
 #include "train/adapters/router.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,38 +24,14 @@ struct router {
 struct visit {
     struct router *r;
     bool train;
-    struct at_val *gate;        /* of the layer being built                   */
+    struct at_val *gate;        /* of the layer being built,                  */
+    size_t layer;               /* which is this one                          */
     struct at_picked kept;      /* its kept rows, where they are not trained  */
 };
 
 static const char tail[] = ".router.weight";
 
 /* ---- settings -------------------------------------------------------------- */
-
-/* "3 5 8-11" or "3,5,8-11"; NULL where the text is something else.           */
-static bool *parse_layers(struct at_ctx *cx, struct at_arena *arena,
-                          const char *text)
-{
-    bool *chosen = at_alloc_n(cx, arena, LAYERS_MAX, sizeof *chosen);
-    const char *p = text;
-    while (chosen && *p) {
-        char *end;
-        unsigned long from = strtoul(p, &end, 10), to = from;
-        if (isdigit((unsigned char)*p) && *end == '-' &&
-            isdigit((unsigned char)end[1]))
-            to = strtoul(end + 1, &end, 10);
-        if (!isdigit((unsigned char)*p) || to < from || to >= LAYERS_MAX ||
-            (*end && *end != ' ' && *end != ',')) {
-            at_fail(cx, AT_EINVAL, "router.at is '%s'; it must be layers and "
-                    "ranges of them, such as '3 5 8-11'", text);
-            return NULL;
-        }
-        for (; from <= to; from++)
-            chosen[from] = true;
-        p = end + strspn(end, " ,");
-    }
-    return chosen;
-}
 
 static int parse_capacity(struct at_ctx *cx, struct at_arena *arena,
                           const char *text, struct router *r)
@@ -115,8 +90,11 @@ static int create(struct at_ctx *cx, struct at_arena *arena,
     if (rc == AT_OK && !(s->threshold > 0 && s->threshold < 1))
         rc = at_fail(cx, AT_EINVAL, "router.threshold is %g; it must be "
                      "between 0 and 1", s->threshold);
-    if (rc == AT_OK && s->at[0] && !(r->chosen = parse_layers(cx, arena, s->at)))
-        rc = cx->err.code;
+    if (rc == AT_OK && s->at[0]) {
+        r->chosen = at_alloc_n(cx, arena, LAYERS_MAX, sizeof *r->chosen);
+        rc = r->chosen ? at_ranges(cx, "router.at", s->at, r->chosen, LAYERS_MAX)
+                       : AT_ENOMEM;
+    }
     if (rc == AT_OK && s->capacity)
         rc = parse_capacity(cx, arena, s->capacity, r);
     if (rc < 0)
@@ -232,6 +210,7 @@ static int decide(struct at_graph *g, struct visit *v, const char *site,
                        "tokens are the prompt", site);
     w = at_weight(g, name, at_shape2(1, h->shape.d[h->shape.n - 1]),
                   (struct at_init){ 0 });
+    v->layer = i;
     v->gate = at_route(g, h, w, &g->place, memo_of(g, i), &v->r->how, &count);
     if (!v->gate)
         return g->cx->err.code;
@@ -277,6 +256,13 @@ static struct at_val *skipping(struct at_graph *g, struct visit *v, size_t i,
     return at_scatter(g, y, v->kept.index, N);
 }
 
+static struct at_val *no_attention(struct at_graph *g, size_t i)
+{
+    at_fail(g->cx, AT_EINVAL, "layer %zu has no attention, where its router "
+            "would sit: leave it out of router.at", i);
+    return NULL;
+}
+
 static struct at_val *around(struct at_graph *g, void *self, const char *site,
                              at_fn *f, const void *f_self, struct at_val *x)
 {
@@ -296,9 +282,14 @@ static struct at_val *around(struct at_graph *g, void *self, const char *site,
         return f(g, f_self, x);
     if (attn && decide(g, v, site, i, x) < 0)
         return NULL;
+    /* Gate and kept rows are those of this layer's attention.                */
+    if (mlp && v->layer != i)
+        return no_attention(g, i);
     if (!v->train)
         return branch ? skipping(g, v, i, attn, f, f_self, x) : f(g, f_self, x);
     y = masked(g, v, attn, f, f_self, x);
+    if (whole && v->layer != i)
+        return no_attention(g, i);
     return here ? at_gate(g, y, v->gate, v->r->target == BLOCK ? x : NULL,
                           v->r->kept_only) : y;
 }
@@ -310,7 +301,7 @@ static int attach(struct at_adapter *a, struct at_graph *g, bool train)
     struct router *r = (struct router *)a;
     if (!guest || !v)
         return AT_ENOMEM;
-    *v = (struct visit){ .r = r, .train = train };
+    *v = (struct visit){ .r = r, .train = train, .layer = SIZE_MAX };
     *guest = (struct at_guest){ wants, around, v, g->guests };
     g->guests = guest;
     g->whole = r->how.level == AT_ROUTE_SEQUENCE;

@@ -194,8 +194,13 @@ static struct at_val *one_block(struct at_graph *g, const void *self,
                                 struct at_val *x)
 {
     const struct block *b = self;
-    struct at_val *y = at_add(g, x, branch(g, b, "attn", attention, x));
-    return at_add(g, y, branch(g, b, "mlp", mlp, b->d->parallel ? x : y));
+    const struct at_decoder *d = b->d;
+    struct at_val *y = x;
+    if (!d->no_attn || !d->no_attn[b->i])
+        y = at_add(g, x, branch(g, b, "attn", attention, x));
+    if (!d->no_mlp || !d->no_mlp[b->i])
+        y = at_add(g, y, branch(g, b, "mlp", mlp, d->parallel ? x : y));
+    return y;
 }
 
 static struct at_val *embed(struct at_graph *g, const struct at_decoder *d,

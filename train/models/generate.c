@@ -161,6 +161,8 @@ size_t at_generator_cache_used(const struct at_generator *g)
     for (size_t i = 0; i < g->d->L; i++)
         for (size_t r = 0; r < g->rows; r++) {
             at_real counted = memo_of(g, i, r)[1];
+            if (g->d->no_attn && g->d->no_attn[i])
+                continue;
             cells += counted < 0 ? g->live[r].at : (size_t)counted;
         }
     return 2 * cells * g->d->G * g->d->K * sizeof(at_real);
@@ -168,8 +170,8 @@ size_t at_generator_cache_used(const struct at_generator *g)
 
 int at_generator_start(struct at_generator *g)
 {
-    /* What is skipped has no keys and values: it shall take no memory.       */
-    bool skips = g->token.plan->g->gauges != NULL;
+    /* What is not executed has no keys and values: it shall take no memory.  */
+    bool skips = g->token.plan->g->gauges || g->d->no_attn;
     g->cache = (skips ? at_reserve : at_map)(g->cx, cache_bytes(g),
                                              "key/value cache");
     g->region = at_map(g->cx, g->region_bytes, "activations");

@@ -64,6 +64,7 @@ struct at_decoder {
     bool value;                 /* a reward model: one number a position      */
     double attn_scale;          /* of scores; 0: 1/sqrt(K)                    */
     double embed_scale;         /* of embeddings; 0: 1                        */
+    const bool *no_attn, *no_mlp;   /* [L] layers without one; NULL: none     */
 };
 
 /* Whether layer i sees `window` tokens only.                                 */

@@ -1,0 +1,233 @@
+/* attune analyze, drop. */
+#include "tools/cmds.h"
+#include "train/analyze.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct analyze_args {
+    const char *data, *backend;
+    int64_t rows, length, batches, layers, threads;
+    bool all, lm, json;
+};
+
+#define AT(field) offsetof(struct analyze_args, field)
+
+static const struct opt analyze_opts[] = {
+    { "--data", OPT_TEXT, AT(data), "DATA.h5",
+      "a dataset: its validation documents (needed)" },
+    { "--layers", OPT_INT, AT(layers), "N",
+      "propose so many layers (half of the model's)" },
+    { "--all", OPT_FLAG, AT(all), NULL,
+      "of the dataset, the training documents instead" },
+    { "--every-role", OPT_FLAG, AT(lm), NULL,
+      "count every token, not only completions" },
+    { "--batches", OPT_INT, AT(batches), "N", "no more than N batches (16)" },
+    { "--length", OPT_INT, AT(length), "N", "tokens of a row (512)" },
+    { "--rows", OPT_INT, AT(rows), "N", "rows at a time (4)" },
+    { "--json", OPT_FLAG, AT(json), NULL, "print JSON" },
+    { "--threads", OPT_INT, AT(threads), "N", "CPU threads (all)" },
+    { "--backend", OPT_TEXT, AT(backend), "NAME", "cpu or ref (cpu)" },
+};
+
+static void analyze_defaults(void *args)
+{
+    struct analyze_args *a = args;
+    a->rows = 4;
+    a->length = 512;
+    a->batches = 16;
+    a->backend = "cpu";
+}
+
+static void show_progress(void *self, size_t done, size_t of)
+{
+    (void)self;
+    fprintf(stderr, "\revaluation %zu of %zu\033[K", done + 1, of);
+    if (done + 1 == of)
+        fprintf(stderr, "\r\033[K");
+}
+
+static void cell(double x, const char *format)
+{
+    if (isnan(x))
+        printf("%10s", "-");
+    else
+        printf(format, x);
+}
+
+static void show_table(const struct at_analysis *a)
+{
+    printf("loss %.4f \u00B1 %.4f over %llu tokens; alike: cosine of the stream "
+           "before and after;\nrise: of the loss when skipped\n\n%5s", a->loss,
+           a->loss_se, (unsigned long long)a->n_targets, "layer");
+    for (enum at_branch b = 0; b < AT_BRANCHES; b++)
+        printf("%6s alike%10s", at_branch_names[b], "rise");
+    printf("\n");
+    for (size_t i = 0; i < a->L; i++) {
+        printf("%5zu", i);
+        for (enum at_branch b = 0; b < AT_BRANCHES; b++) {
+            printf("  ");
+            cell(a->worth[i][b].alike, "%10.4f");
+            cell(a->worth[i][b].rise, "%+10.4f");
+        }
+        printf("\n");
+    }
+}
+
+static int by_number(const void *a, const void *b)
+{
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The n layers whose branch b costs the least, in order, as "3 5".           */
+static int propose(struct at_ctx *cx, const struct at_analysis *a,
+                   enum at_branch b, size_t n, struct at_text *t)
+{
+    size_t *layer = at_alloc_n(cx, &cx->scratch, n + 1, sizeof *layer);
+    if (!layer)
+        return AT_ENOMEM;
+    n = at_analysis_least(a, b, n, layer);
+    qsort(layer, n, sizeof *layer, by_number);
+    for (size_t i = 0; i < n; i++)
+        at_text_addf(t, "%s%zu", i ? " " : "", layer[i]);
+    return at_text_ok(cx, t);
+}
+
+static void put_number(const char *name, double x)
+{
+    printf(isnan(x) ? "\"%s\": null" : "\"%s\": %.9g", name, x);
+}
+
+static int show(struct at_ctx *cx, const struct analyze_args *args,
+                const char *model, const struct at_analysis *a)
+{
+    size_t n = args->layers ? (size_t)args->layers : a->L / 2;
+    if (a->L < 2 || n < 1 || n > a->L - 1)
+        return at_fail(cx, AT_EINVAL, "--layers is %zu; the model has %zu "
+                       "layers, and the last is never proposed", n, a->L);
+    if (args->json) {
+        printf("{\"loss\": %.9g, \"standard_error\": %.9g, \"tokens\": %llu, "
+               "\"layers\": [", a->loss, a->loss_se,
+               (unsigned long long)a->n_targets);
+        for (size_t i = 0; i < a->L; i++)
+            for (enum at_branch b = 0; b < AT_BRANCHES; b++) {
+                printf("%s{\"layer\": %zu, \"branch\": \"%s\", ",
+                       i + b ? ", " : "", i, at_branch_names[b]);
+                put_number("alike", a->worth[i][b].alike);
+                printf(", ");
+                put_number("rise", a->worth[i][b].rise);
+                printf("}");
+            }
+        printf("], \"proposed\": {");
+    } else {
+        show_table(a);
+        printf("\nthe %zu that cost the least when skipped, the last never:\n",
+               n);
+    }
+    for (enum at_branch b = 0; b < AT_BRANCHES; b++) {
+        struct at_text t = { 0 };
+        int rc = propose(cx, a, b, n, &t);
+        if (rc == AT_OK && args->json)
+            printf("%s\"%s\": \"%s\"", b ? ", " : "", at_branch_names[b],
+                   t.s ? t.s : "");
+        else if (rc == AT_OK && t.n)
+            printf("  router: {layers: %zu, target: %s, at: '%s'}    attune drop "
+                   "%s OUT.h5 --%s '%s'\n", n, at_branch_names[b], t.s, model,
+                   at_branch_names[b], t.s);
+        at_text_finish(&t);
+        if (rc < 0)
+            return rc;
+    }
+    if (args->json)
+        printf("}}\n");
+    return AT_OK;
+}
+
+static int analyze(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    const struct analyze_args *a = args;
+    struct at_analyze_options o = {
+        .model = pos[0], .data = a->data, .backend = a->backend,
+        .rows = (size_t)a->rows, .length = (size_t)a->length,
+        .batches = (size_t)a->batches, .training_docs = a->all,
+        .all_roles = a->lm, .threads = (int)a->threads,
+    };
+    struct at_analysis found;
+    int rc;
+    (void)n;
+    if (!a->data)
+        return at_fail(cx, AT_EINVAL, "--data DATA.h5 is needed");
+    if (a->rows < 1 || a->rows > 4096 || a->length < 1 || a->batches < 0 ||
+        a->layers < 0)
+        return at_fail(cx, AT_EINVAL, "--rows and --length must be at least 1, "
+                       "--batches and --layers not negative");
+    rc = at_analyze(cx, &o, isatty(2) ? show_progress : NULL, NULL, &found);
+    return rc == AT_OK ? show(cx, a, pos[0], &found) : rc;
+}
+
+const struct cmd cmd_analyze = {
+    "analyze", "MODEL --data DATA.h5",
+    "measure which layers matter, and propose which to route or drop", 1, 1,
+    analyze_opts, AT_COUNT(analyze_opts), sizeof(struct analyze_args),
+    analyze_defaults, analyze
+};
+
+/* ---- drop ---------------------------------------------------------------------- */
+
+struct drop_args { const char *block, *attn, *mlp, *dtype; };
+
+static const struct opt drop_opts[] = {
+    { "--attn", OPT_TEXT, offsetof(struct drop_args, attn), "LAYERS",
+      "attention of these layers, such as '3 5 8-11'" },
+    { "--mlp", OPT_TEXT, offsetof(struct drop_args, mlp), "LAYERS",
+      "mlp of these layers" },
+    { "--block", OPT_TEXT, offsetof(struct drop_args, block), "LAYERS",
+      "these layers as a whole" },
+    { "--dtype", OPT_TEXT, offsetof(struct drop_args, dtype), "TYPE",
+      "of the weights: float32 or bfloat16 (float32)" },
+};
+
+static int layers_of(struct at_ctx *cx, const char *option, const char *text,
+                     size_t L, bool **yes)
+{
+    *yes = at_alloc_n(cx, &cx->run, L, sizeof **yes);
+    if (!*yes)
+        return AT_ENOMEM;
+    return text ? at_ranges(cx, option, text, *yes, L) : AT_OK;
+}
+
+static int drop(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    const struct drop_args *a = args;
+    bool *block, *attn, *mlp;
+    enum at_h5_type type;
+    struct at_model *m;
+    int rc = weight_type(cx, a->dtype, &type);
+    (void)n;
+    if (rc == AT_OK && !a->block && !a->attn && !a->mlp)
+        rc = at_fail(cx, AT_EINVAL, "at least one of --attn, --mlp and --block "
+                     "is needed ('attune analyze' proposes)");
+    if (rc == AT_OK)
+        rc = at_model_open(cx, &cx->run, pos[0], &m);
+    if (rc < 0)
+        return rc;
+    rc = layers_of(cx, "--block", a->block, m->d.L, &block);
+    if (rc == AT_OK)
+        rc = layers_of(cx, "--attn", a->attn, m->d.L, &attn);
+    if (rc == AT_OK)
+        rc = layers_of(cx, "--mlp", a->mlp, m->d.L, &mlp);
+    if (rc == AT_OK)
+        rc = at_model_drop(cx, m, pos[1], block, attn, mlp, type);
+    at_model_close(m);
+    if (rc == AT_OK)
+        printf("%s: written\n", pos[1]);
+    return rc;
+}
+
+const struct cmd cmd_drop = {
+    "drop", "MODEL OUT.h5", "write a model without some layers' parts", 2, 2,
+    drop_opts, AT_COUNT(drop_opts), sizeof(struct drop_args), NULL, drop
+};

@@ -1,0 +1,289 @@
+/* Measuring layers: a guest of every branch compares and, when told, skips. */
+#include "train/analyze.h"
+
+#include "train/adapters/router.h"
+#include "train/step.h"
+
+#include <math.h>
+#include <string.h>
+
+const char *const at_branch_names[AT_BRANCHES] = { "attn", "mlp", "block" };
+
+struct probe {
+    struct at_adapter base;
+    bool plain;                 /* branches add to the stream as they are     */
+    at_real *ones, *zeros;      /* [N]                                        */
+    struct at_val *(*on)[AT_BRANCHES];  /* [L] states [N]: what is executed   */
+    struct at_val *x;           /* the stream before the branch being built   */
+};
+
+static bool layer_of(const char *site, size_t *i, enum at_branch *b)
+{
+    static const char *const ends[] = { ".attn", ".mlp", "" };
+    int at = 0;
+    if (sscanf(site, "blocks.%zu%n", i, &at) != 1 || at == 0)
+        return false;
+    for (*b = 0; *b < AT_BRANCHES; (*b)++)
+        if (strcmp(site + at, ends[*b]) == 0)
+            return true;
+    return false;
+}
+
+static bool wants(void *self, const char *site)
+{
+    enum at_branch b;
+    size_t i;
+    (void)self;
+    return layer_of(site, &i, &b);
+}
+
+static struct at_val *around(struct at_graph *g, void *self, const char *site,
+                             at_fn *f, const void *f_self, struct at_val *x)
+{
+    struct probe *p = self;
+    struct at_val *y, *before, *after, *on;
+    enum at_branch b;
+    size_t i;
+    if (!layer_of(site, &i, &b))
+        return f(g, f_self, x);
+    p->base.n_sites++;
+    if (b == AT_BRANCH_BLOCK)
+        p->x = x;
+    before = b == AT_BRANCH_BLOCK ? x : p->x;
+    y = f(g, f_self, x);
+    after = b == AT_BRANCH_BLOCK ? y : at_add(g, before, y);
+    on = at_state(g, "executed", p->ones, at_shape1(x->shape.d[0]));
+    p->on[i][b] = on;
+    if ((p->plain || b == AT_BRANCH_BLOCK) &&
+        at_gauge(g, site, at_alike(g, before, after, g->place.part)) < 0)
+        return NULL;
+    if (b == AT_BRANCH_ATTN)
+        p->x = after;
+    return at_gate(g, y, on, b == AT_BRANCH_BLOCK ? x : NULL, false);
+}
+
+static int attach(struct at_adapter *a, struct at_graph *g, bool train)
+{
+    struct at_guest *guest = at_alloc(g->cx, g->arena, sizeof *guest);
+    (void)train;
+    if (!guest)
+        return AT_ENOMEM;
+    *guest = (struct at_guest){ wants, around, a, g->guests };
+    g->guests = guest;
+    return AT_OK;
+}
+
+static bool owns(const char *name)
+{
+    (void)name;
+    return false;
+}
+
+static void destroy(struct at_adapter *a)
+{
+    (void)a;
+}
+
+/* Not of at_adapter_kinds: no recipe asks for it, no file holds one.         */
+static const struct at_adapter_kind probe_kind = {
+    "probe", 0, NULL, NULL, NULL, destroy, attach, owns, NULL
+};
+
+static int make_probe(struct at_ctx *cx, const struct at_decoder *d, size_t N,
+                      struct probe *p)
+{
+    *p = (struct probe){ .base = { &probe_kind, NULL, SIZE_MAX },
+                         .plain = d->norm_place == AT_NORM_PRE };
+    p->ones = at_alloc_n(cx, &cx->run, N, sizeof *p->ones);
+    p->zeros = at_alloc_n(cx, &cx->run, N, sizeof *p->zeros);
+    p->on = at_alloc_n(cx, &cx->run, d->L, sizeof *p->on);
+    if (!p->ones || !p->zeros || !p->on)
+        return AT_ENOMEM;
+    for (size_t i = 0; i < N; i++)
+        p->ones[i] = 1;
+    return AT_OK;
+}
+
+/* ---- a session ------------------------------------------------------------------ */
+
+struct session {
+    struct at_ctx *cx;
+    const struct at_analyze_options *o;
+    struct at_model *m;
+    struct at_adapters list;
+    struct probe probe;
+    struct at_params ps;
+    const struct at_kernels *k;
+    struct at_step *st;
+    struct at_data *data;
+    struct at_loader *loader;
+};
+
+static int open_data(struct session *s)
+{
+    struct at_loader_options o = {
+        .split = s->o->training_docs ? AT_TRAIN : AT_VALIDATION,
+        .packing = AT_PACK_DOCS, .rows = s->o->rows,
+        .length = s->st->set.length, .once = true, .serial = true,
+        .all_roles = s->o->all_roles,
+    };
+    char mine[33];
+    int rc = at_model_need_tokenizer(s->cx, s->m);
+    if (rc == AT_OK)
+        rc = at_data_open(s->cx, &s->cx->run, s->o->data, &s->data);
+    if (rc < 0)
+        return rc;
+    at_hash_hex(at_tok_hash(s->m->tok), mine);
+    if (strcmp(mine, s->data->tok_hash) != 0)
+        return at_fail(s->cx, AT_EINVAL, "%s was made with another tokenizer "
+                       "than the model's", s->o->data);
+    return at_loader_create(s->cx, s->data, &o, &s->loader);
+}
+
+static int open_session(struct session *s)
+{
+    struct at_step_settings set = { .rows = s->o->rows, .accumulate = 1 };
+    int rc = at_threads_start(s->cx, s->o->threads);
+    if (rc == AT_OK)
+        rc = at_kernels_find(s->cx, s->o->backend, &s->k);
+    if (rc == AT_OK)
+        rc = at_model_open(s->cx, &s->cx->run, s->o->model, &s->m);
+    if (rc < 0)
+        return rc;
+    if (at_adapters_find(&s->m->adapters, &at_router_kind))
+        return at_fail(s->cx, AT_EINVAL, "%s has routers, which skip layers "
+                       "already: analyze its base", s->o->model);
+    set.length = s->o->length < s->m->d.P ? s->o->length : s->m->d.P;
+    at_params_init(&s->ps, s->cx, &s->cx->run);
+    s->ps.need_grads = false;
+    rc = make_probe(s->cx, &s->m->d, set.rows * set.length, &s->probe);
+    if (rc < 0)
+        return rc;
+    s->list = s->m->adapters;
+    s->list.a[s->list.n++] = &s->probe.base;
+    rc = at_step_create(s->cx, &s->cx->run, &s->m->d, &s->ps, s->k, &s->list,
+                        &set, &s->st);
+    if (rc == AT_OK)
+        rc = at_params_seal(&s->ps);
+    if (rc == AT_OK)
+        rc = at_model_read(s->cx, s->m, &s->ps, true);
+    if (rc == AT_OK)
+        rc = at_step_start(s->st);
+    return rc == AT_OK ? open_data(s) : rc;
+}
+
+static void close_session(struct session *s)
+{
+    at_loader_destroy(s->loader);
+    at_data_close(s->data);
+    at_step_destroy(s->st);
+    at_params_finish(&s->ps);
+    at_model_close(s->m);
+}
+
+static int evaluate(struct session *s, struct at_eval_sum *sum)
+{
+    const struct at_batch *b = NULL;
+    int rc = AT_OK;
+    *sum = (struct at_eval_sum){ 0 };
+    at_step_eval_begin(s->st);
+    at_loader_seek(s->loader, (struct at_cursor){ 0 });
+    for (size_t n = 0; rc == AT_OK && !(b && b->last) &&
+                       (s->o->batches == 0 || n < s->o->batches); n++) {
+        if (s->cx->stop && *s->cx->stop)
+            return at_fail(s->cx, AT_EINTR, "interrupted");
+        rc = at_loader_next(s->cx, s->loader, &b);
+        if (rc == AT_OK)
+            at_step_eval(s->st, b, sum);
+    }
+    if (rc == AT_OK && sum->n == 0)
+        rc = at_fail(s->cx, AT_EINVAL, "there is no token to measure");
+    return rc;
+}
+
+/* What the whole model's evaluation has told.                                */
+static void read_alike(const struct session *s, struct at_analysis *a)
+{
+    const struct at_step_io *io = &s->st->eval;
+    for (size_t k = 0; k < io->n_gauges; k++) {
+        enum at_branch b;
+        size_t i;
+        if (layer_of(io->gauge[k].site, &i, &b) && io->gauge[k].all > 0)
+            a->worth[i][b].alike = io->gauge[k].on / io->gauge[k].all;
+    }
+}
+
+static int measure(struct session *s, at_analyze_progress *progress, void *self,
+                   struct at_analysis *a)
+{
+    struct at_eval_sum sum;
+    size_t done = 0, all = 1 + a->L * AT_BRANCHES;
+    int rc;
+    if (progress)
+        progress(self, done++, all);
+    rc = evaluate(s, &sum);
+    if (rc < 0)
+        return rc;
+    a->n_targets = sum.n;
+    a->loss = sum.ce / (double)sum.n;
+    a->loss_se = sqrt(fmax(0, sum.ce2 / (double)sum.n - a->loss * a->loss) /
+                      (double)sum.n);
+    read_alike(s, a);
+    for (size_t i = 0; i < a->L; i++)
+        for (enum at_branch b = 0; b < AT_BRANCHES && rc == AT_OK; b++) {
+            struct at_val *on = s->probe.on[i][b];
+            if (progress)
+                progress(self, done++, all);
+            if (!on)
+                continue;
+            on->data = s->probe.zeros;
+            rc = evaluate(s, &sum);
+            on->data = s->probe.ones;
+            a->worth[i][b].rise = sum.ce / (double)sum.n - a->loss;
+        }
+    return rc;
+}
+
+int at_analyze(struct at_ctx *cx, const struct at_analyze_options *o,
+               at_analyze_progress *progress, void *self,
+               struct at_analysis *made)
+{
+    struct session s = { .cx = cx, .o = o };
+    struct at_analysis a = { 0 };
+    int rc = open_session(&s);
+    if (rc == AT_OK) {
+        a.L = s.m->d.L;
+        a.worth = at_alloc_n(cx, &cx->run, a.L, sizeof *a.worth);
+        rc = a.worth ? AT_OK : AT_ENOMEM;
+    }
+    for (size_t i = 0; i < a.L && rc == AT_OK; i++)
+        for (enum at_branch b = 0; b < AT_BRANCHES; b++)
+            a.worth[i][b] = (struct at_worth){ NAN, NAN };
+    if (rc == AT_OK)
+        rc = measure(&s, progress, self, &a);
+    close_session(&s);
+    if (rc == AT_OK)
+        *made = a;
+    return rc;
+}
+
+size_t at_analysis_least(const struct at_analysis *a, enum at_branch b,
+                         size_t n, size_t *layers)
+{
+    size_t found = 0;
+    for (size_t i = 0; i + 1 < a->L; i++) {
+        size_t at = found;
+        double rise = a->worth[i][b].rise;
+        if (isnan(rise))
+            continue;
+        while (at > 0 && rise < a->worth[layers[at - 1]][b].rise)
+            at--;
+        if (at >= n)
+            continue;
+        if (found < n)
+            found++;
+        memmove(layers + at + 1, layers + at, (found - 1 - at) * sizeof *layers);
+        layers[at] = i;
+    }
+    return found;
+}

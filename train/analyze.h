@@ -1,0 +1,53 @@
+/* analyze: which layers of a model matter to a text, and a model without those
+ * that do not (LLM-Drop, arXiv 2406.15786).                                  */
+#ifndef AT_ANALYZE_H
+#define AT_ANALYZE_H
+
+#include "data/data.h"
+#include "train/model_file.h"
+
+enum at_branch { AT_BRANCH_ATTN, AT_BRANCH_MLP, AT_BRANCH_BLOCK, AT_BRANCHES };
+extern const char *const at_branch_names[AT_BRANCHES];
+
+/* What a branch is worth.  NaN: it does not exist, or cannot be said.        */
+struct at_worth {
+    double alike;               /* mean cosine of the stream before and after */
+    double rise;                /* of the loss when the branch is skipped     */
+};
+
+struct at_analysis {
+    size_t L;
+    double loss, loss_se;
+    uint64_t n_targets;
+    struct at_worth (*worth)[AT_BRANCHES];  /* [L]                            */
+};
+
+struct at_analyze_options {
+    const char *model, *data, *backend;
+    size_t rows, length, batches;   /* batches 0: all documents               */
+    bool training_docs;             /* of the dataset, instead of validation  */
+    bool all_roles;
+    int threads;
+};
+
+/* Called before each evaluation. */
+typedef void at_analyze_progress(void *self, size_t done, size_t of);
+
+/* Evaluates the model once whole and once without each branch.               */
+int at_analyze(struct at_ctx *cx, const struct at_analyze_options *o,
+               at_analyze_progress *progress, void *self,
+               struct at_analysis *a);
+/* The n layers (never the last) whose branch costs the least when skipped, in
+ * rising order; n is at most L-1.  Layers without that branch are left out:
+ * returns how many there are.                                                */
+size_t at_analysis_least(const struct at_analysis *a, enum at_branch b,
+                         size_t n, size_t *layers);
+
+/* Writes `from` without some layers, or without the attention or mlp of some.
+ * Each is [L] of the model's layers, or NULL.  Dropped blocks leave a model
+ * with fewer layers; the files that an import kept are left out.             */
+int at_model_drop(struct at_ctx *cx, const struct at_model *from,
+                  const char *path, const bool *blocks, const bool *attn,
+                  const bool *mlp, enum at_h5_type type);
+
+#endif
