@@ -338,6 +338,7 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         { policy, "objective=grpo" }, { policy, "lora.rank=0" },
         { routers, NULL }, { routers, "lora.rank=4" },
         { routers, "train_only=[.]" }, { routers, "router.target=block" },
+        { lora, "router.layers=1" },
     };
     (void)state;
     for (size_t i = 0; i < AT_COUNT(kinds); i++) {
@@ -828,6 +829,29 @@ static void an_adapter_knows_its_base(void **state)
     at_ctx_finish(&cx);
 }
 
+/* Training a LoRA further with routers beside it; then both from its file.   */
+static void routers_join_a_lora(void **state)
+{
+    struct at_ctx cx;
+    struct at_infer *in;
+    char path[600];
+    const char *over[] = { path, "router.layers=1", "train.steps=4" };
+    (void)state;
+    at_ctx_init(&cx);
+    snprintf(path, sizeof path, "model.path=%s", in_dir("whole1"));
+    OK(&cx, at_run_train(&cx, recipe(&cx, lora, "both", over, 3), true, NULL,
+                         NULL));
+    OK(&cx, at_infer_open(&cx, in_dir("both"), "cpu", 2, 1, 64, 0, 0, &in));
+    assert_int_equal(in->m->adapters.n, 2);
+    assert_non_null(at_param_find(&in->ps, "blocks.0.attn.router.weight"));
+    at_infer_close(in);
+    assert_int_equal(at_infer_open(&cx, in_dir("whole1"), "cpu", 2, 1, 64, 0, 0,
+                                   &in), AT_OK);
+    assert_null(at_param_find(&in->ps, "blocks.0.attn.router.weight"));
+    at_infer_close(in);
+    at_ctx_finish(&cx);
+}
+
 struct taken { int32_t id[4][64]; size_t n[4]; };
 
 static bool take(void *self, size_t row, int32_t id, double logp)
@@ -942,6 +966,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(requests_that_cannot_work_are_refused),
         cmocka_unit_test(another_tokenizer_is_refused),
         cmocka_unit_test(an_adapter_knows_its_base),
+        cmocka_unit_test(routers_join_a_lora),
         cmocka_unit_test(cached_decoding_equals_one_forward),
         cmocka_unit_test(a_run_needs_what_its_plan_says),
     };

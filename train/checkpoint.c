@@ -259,6 +259,7 @@ static int read_one(struct at_job *j, uint64_t step)
     int rc;
     path_of(j, step, path);
     m.path = path;
+    m.adapters = j->adapters;
     rc = verify(cx, path);
     if (rc == AT_OK)
         rc = at_h5_open(cx, path, "checkpoint", &m.f);

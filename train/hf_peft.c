@@ -218,6 +218,9 @@ int at_hf_export_peft(struct at_ctx *cx, const char *path, const char *dir,
     if (!at_lora_of(&in->m->adapters))
         rc = at_fail(cx, AT_EINVAL, "%s is no adapter: export it with --format "
                      "hf", path);
+    if (rc == AT_OK && in->m->adapters.n > 1)
+        rc = at_fail(cx, AT_EINVAL, "%s holds more than LoRA, which PEFT cannot "
+                     "say", path);
     if (rc == AT_OK)
         rc = at_hf_family(cx, &in->m->d, &e.family);
     if (rc == AT_OK && dtype)

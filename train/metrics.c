@@ -392,6 +392,50 @@ int at_metrics_read_samples(struct at_ctx *cx, struct at_arena *a,
     return rc;
 }
 
+struct means { struct collect c; const char *split; };
+
+static bool collect_mean(void *self, const json_t *o, const char *line,
+                         size_t n, int *rc)
+{
+    struct means *m = self;
+    const json_t *mean = json_object_get(o, "mean");
+    const char *split = json_string_value(json_object_get(o, "split"));
+    struct at_metrics_mean v = { 0 };
+    (void)line;
+    (void)n;
+    if (!split || !json_is_number(mean) ||
+        !get_count(json_object_get(o, "step"), &v.step))
+        return false;
+    if (strcmp(split, m->split) != 0)
+        return true;
+    v.mean = json_number_value(mean);
+    *rc = at_grow(m->c.cx, &m->c.item, &m->c.cap, m->c.n + 1, sizeof v);
+    if (*rc == AT_OK)
+        ((struct at_metrics_mean *)m->c.item)[m->c.n++] = v;
+    return true;
+}
+
+int at_metrics_read_means(struct at_ctx *cx, struct at_arena *a,
+                          const char *dir, bool eval,
+                          struct at_metrics_mean **means, size_t *n)
+{
+    struct means m = { { .cx = cx, .arena = a }, eval ? "eval" : "train" };
+    char *path = at_sprintf(cx, a, "%s/%s", dir, file_name[SHARES]);
+    bool torn;
+    int rc = path ? AT_OK : AT_ENOMEM;
+    if (rc == AT_OK && access(path, F_OK) == 0)
+        rc = each_line(cx, path, collect_mean, &m, &torn);
+    if (rc == AT_OK) {
+        *n = m.c.n;
+        *means = at_alloc_n(cx, a, m.c.n + 1, sizeof **means);
+        rc = *means ? AT_OK : AT_ENOMEM;
+    }
+    if (rc == AT_OK && m.c.n)
+        memcpy(*means, m.c.item, m.c.n * sizeof **means);
+    at_free(m.c.item);
+    return rc;
+}
+
 /* ---- writing ------------------------------------------------------------- */
 
 /* What survives a resume, as new texts of the files. */

@@ -73,6 +73,11 @@ struct at_metrics_value { const char *name; double mean, se, target, weight; };
 /* A line of values.jsonl.                                                    */
 int at_metrics_values(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
                       bool eval, const struct at_metrics_value *v, size_t n);
+/* The means of one split, in order, in arena a; none without such a file.     */
+struct at_metrics_mean { uint64_t step; double mean; };
+int at_metrics_read_means(struct at_ctx *cx, struct at_arena *a,
+                          const char *dir, bool eval,
+                          struct at_metrics_mean **means, size_t *n);
 int at_metrics_sync(struct at_ctx *cx, struct at_metrics *m);
 void at_metrics_close(struct at_metrics *m);
 

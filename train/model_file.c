@@ -376,6 +376,15 @@ static int all_used(struct at_ctx *cx, struct at_h5 *f,
     return AT_OK;
 }
 
+/* Whether a param is of an adapter that the file does not hold.              */
+static bool is_new(const struct at_model *m, const char *name, bool adapter)
+{
+    for (size_t i = 0; i < m->adapters.n && adapter; i++)
+        if (m->adapters.a[i]->kind->owns(name))
+            return false;
+    return at_adapter_owns(name);
+}
+
 int at_model_read(struct at_ctx *cx, const struct at_model *m,
                   struct at_params *ps, bool adapter)
 {
@@ -393,7 +402,7 @@ int at_model_read(struct at_ctx *cx, const struct at_model *m,
     }
     for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
         const char *name = ps->p[i]->val.name;
-        if (!ps->p[i]->loaded && !(at_adapter_owns(name) && !adapter) &&
+        if (!ps->p[i]->loaded && !is_new(m, name, adapter) &&
             !(at_decoder_owns_value(name) && !m->d.value))
             rc = at_fail(cx, AT_EFORMAT, "%s: has no weights for '%s'",
                          m->path, name);

@@ -32,7 +32,8 @@ int at_model_need_words(struct at_ctx *cx, const struct at_model *m);
 int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
                      struct at_params *ps);
 /* Reads every param of ps, which must be sealed: the base's first, then the
- * adapter's.  What is missing, or left over, is an error with the names.
+ * adapter's.  What is missing, or left over, is an error with the names; params
+ * of adapters that m does not hold stay as they are.
  * adapter false: only m's base counts, adapter params stay as they are.      */
 int at_model_read(struct at_ctx *cx, const struct at_model *m,
                   struct at_params *ps, bool adapter);

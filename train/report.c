@@ -303,12 +303,20 @@ static int charts(struct page *p)
           offsetof(struct at_report_run, smooth_grad), true },
         { "Speed", "tokens a second", offsetof(struct at_report_run, speed),
           offsetof(struct at_report_run, smooth_speed), false },
+        /* The last, and only where a run routes.                             */
+        { "Capacity", "share executed",
+          offsetof(struct at_report_run, capacity),
+          offsetof(struct at_report_run, smooth_capacity), false },
     };
+    size_t n = AT_COUNT(all) - 1;
     int rc;
+    for (size_t i = 0; i < p->n; i++)
+        if (p->run[i].capacity.n)
+            n = AT_COUNT(all);
     legend(p);
     rc = loss_chart(p);
     put(p, "<div class=charts>\n");
-    for (size_t i = 0; i < AT_COUNT(all) && rc == AT_OK; i++)
+    for (size_t i = 0; i < n && rc == AT_OK; i++)
         rc = small_chart(p, &all[i]);
     put(p, "</div>\n");
     return rc;

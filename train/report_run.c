@@ -213,6 +213,26 @@ static void totals(struct at_report_run *r)
         r->final_loss = r->smooth.y[r->smooth.n - 1];
 }
 
+static int read_capacity(struct reader *p, struct at_report_run *r)
+{
+    struct at_metrics_mean *means;
+    struct at_series *s = &r->capacity;
+    size_t n;
+    int rc = at_metrics_read_means(p->cx, p->arena, r->dir, false, &means, &n);
+    if (rc < 0)
+        return rc;
+    *s = (struct at_series){ .n = n, .best = SIZE_MAX };
+    s->x = at_alloc_n(p->cx, p->arena, n + 1, sizeof *s->x);
+    s->y = at_alloc_n(p->cx, p->arena, n + 1, sizeof *s->y);
+    if (!s->x || !s->y)
+        return AT_ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        s->x[i] = (double)means[i].step;
+        s->y[i] = means[i].mean;
+    }
+    return smooth(p, s, false, &r->smooth_capacity);
+}
+
 static int measure(struct reader *p, struct at_report_run *r)
 {
     const struct { size_t at; bool eval; struct at_series *to; } all[] = {
@@ -231,6 +251,8 @@ static int measure(struct reader *p, struct at_report_run *r)
         rc = smooth(p, &r->grad, true, &r->smooth_grad);
     if (rc == AT_OK)
         rc = smooth(p, &r->speed, false, &r->smooth_speed);
+    if (rc == AT_OK)
+        rc = read_capacity(p, r);
     if (rc < 0)
         return rc;
     r->skipped = at_alloc_n(p->cx, p->arena, r->n_rows, sizeof *r->skipped);

@@ -22,6 +22,7 @@ struct at_report_run {
     bool words;                     /* its loss is that of predicting tokens  */
     struct at_series loss, smooth, eval, lr, grad, smooth_grad, speed,
                      smooth_speed;
+    struct at_series capacity, smooth_capacity;     /* n 0: nothing is routed */
     double *skipped;                /* steps that were not finite             */
     size_t n_skipped;
     /* Figures; NaN where there is none. */
