@@ -4,6 +4,7 @@
 #include "data/data.h"
 #include "data/rewards.h"
 #include "optim/palette.h"
+#include "train/align/compare.h"
 #include "train/align/rollout.h"
 #include "train/align/weights.h"
 
@@ -476,6 +477,56 @@ static void one_of_each_is_kept(void **state)
     at_ctx_finish(&cx);
 }
 
+/* ---- comparing ------------------------------------------------------------------ */
+
+static void gains_are_counted_in_pairs(void **state)
+{
+    enum { N = 10, G = 3, V = 2 };
+    static float x[N * G * V], y[N * G * V];
+    struct at_comparison c;
+    struct at_data *a, *b;
+    struct at_ctx cx;
+    struct at_rollout_stats s;
+    (void)state;
+    open_cx(&cx);
+    OK(&cx, draw(&cx, in_dir("pair.h5"), 12, 0, NULL, &s));
+    OK(&cx, at_data_open(&cx, &cx.run, in_dir("pair.h5"), &a));
+    OK(&cx, at_data_open(&cx, &cx.run, in_dir("pair.h5"), &b));
+    /* The first value rises by 1 from 0; the second is 1 instead of 0 in one
+     * of three texts of every prompt.                                        */
+    for (int i = 0; i < N * G; i++) {
+        y[i * V] = 1;
+        y[i * V + 1] = i % G == 0;
+        x[i * V + 1] = i % G == 1;
+    }
+    a->score = x;
+    b->score = y;
+    OK(&cx, at_compare(&cx, a, b, &c));
+    assert_int_equal(c.prompts, N);
+    assert_true(fabs(c.gain[0].mean - 1) < 1e-12 &&
+                fabs(c.gain[0].low - 1) < 1e-12 && c.win[0] > 1 - 1e-12);
+    assert_true(fabs(c.gain[1].mean) < 1e-6 && fabs(c.win[1] - 0.5) < 1e-6);
+    /* Worse where before has the 1 and after has not: 1/3 * 2/3 of pairs.     */
+    assert_true(fabs(c.not_worse.mean - 7.0 / 9) < 1e-6);
+    /* Half the prompts gain 2, half nothing: 1 +- 2 standard errors of .33    */
+    for (int i = 0; i < N * G; i++)
+        y[i * V] = i / G < N / 2 ? 2 : 0;
+    OK(&cx, at_compare(&cx, a, b, &c));
+    assert_true(fabs(c.gain[0].mean - 1) < 1e-6);
+    assert_true(c.gain[0].low < 0.61 && c.gain[0].low > 0.19 &&
+                c.gain[0].high > 1.39 && c.gain[0].high < 1.81);
+    b->n_docs -= G;
+    assert_int_equal(at_compare(&cx, a, b, &c), AT_EINVAL);
+    assert_non_null(strstr(cx.err.msg, "draw both for the same"));
+    b->n_docs += G;
+    b->n_scores = 1;
+    assert_int_equal(at_compare(&cx, a, b, &c), AT_EINVAL);
+    assert_non_null(strstr(cx.err.msg, "other values"));
+    at_data_close(a);
+    at_data_close(b);
+    at_ctx_finish(&cx);
+}
+
 /* ---- weights ---------------------------------------------------------------------- */
 
 static void palettes_are_read_or_refused(void **state)
@@ -525,6 +576,7 @@ int main(void)
         cmocka_unit_test(stopped_draws_go_on),
         cmocka_unit_test(another_request_is_refused),
         cmocka_unit_test(one_of_each_is_kept),
+        cmocka_unit_test(gains_are_counted_in_pairs),
         cmocka_unit_test(palettes_are_read_or_refused),
     };
     return cmocka_run_group_tests_name("rollout", tests, world, world_ends);

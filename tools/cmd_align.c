@@ -1,6 +1,7 @@
-/* attune rollout, score. */
+/* attune rollout, compare. */
 #include "tools/align.h"
 #include "tools/cmds.h"
+#include "train/align/compare.h"
 #include "train/align/rollout.h"
 #include "train/align/weights.h"
 
@@ -180,6 +181,112 @@ const struct cmd cmd_rollout = {
     "draw texts for prompts and measure them; stopped, it goes on", 3, 3,
     rollout_opts, AT_COUNT(rollout_opts), sizeof(struct rollout_args),
     rollout_defaults, rollout
+};
+
+/* ---- compare ------------------------------------------------------------------- */
+
+struct compare_args { const char *palette; bool json; };
+
+static const struct opt compare_opts[] = {
+    { "--palette", OPT_TEXT, offsetof(struct compare_args, palette), "FILE",
+      "show this palette's targets beside what the second reached" },
+    { "--json", OPT_FLAG, offsetof(struct compare_args, json), NULL,
+      "print JSON" },
+};
+
+static double target_of(const struct at_weights *w, const char *name)
+{
+    for (size_t i = 0; w && i < w->n; i++)
+        if (strcmp(w->name[i], name) == 0)
+            return w->target[i];
+    return NAN;
+}
+
+static const char *verdict(double target, const struct at_interval *x)
+{
+    return isnan(target) ? "" : x->mean >= target ? "reached"
+           : x->high >= target ? "within its interval" : "missed";
+}
+
+static void print_comparison(const struct at_comparison *c,
+                             const struct at_weights *w)
+{
+    printf("%zu prompts, %zu texts each before, %zu after; 95 %% intervals by "
+           "bootstrap over prompts\n", c->prompts, c->k[0], c->k[1]);
+    printf("%-16s %10s %10s %23s %23s %9s%s\n", "value", "before", "after",
+           "(interval)", "gain (interval)", "wins", w ? "     target" : "");
+    for (size_t v = 0; v < c->m; v++) {
+        double target = target_of(w, c->name[v]);
+        printf("%-16s %10.4g %10.4g %10.4g ..%11.4g %10.4g ..%11.4g %7.1f %%",
+               c->name[v], c->before[v].mean, c->after[v].mean,
+               c->after[v].low, c->after[v].high, c->gain[v].low,
+               c->gain[v].high, 100 * c->win[v]);
+        if (!isnan(target))
+            printf(" %10.4g  %s", target, verdict(target, &c->after[v]));
+        printf("\n");
+    }
+    printf("not worse in any value: %.1f %% of the pairs of texts (%.1f .. "
+           "%.1f)\n", 100 * c->not_worse.mean, 100 * c->not_worse.low,
+           100 * c->not_worse.high);
+}
+
+static void put_interval(const char *key, const struct at_interval *x)
+{
+    printf("\"%s\": [%.17g, %.17g, %.17g], ", key, x->mean, x->low, x->high);
+}
+
+static void print_comparison_json(const struct at_comparison *c,
+                                  const struct at_weights *w)
+{
+    printf("{\"prompts\": %zu, \"texts\": [%zu, %zu], ", c->prompts, c->k[0],
+           c->k[1]);
+    put_interval("not_worse", &c->not_worse);
+    printf("\"values\": {");
+    for (size_t v = 0; v < c->m; v++) {
+        double target = target_of(w, c->name[v]);
+        struct at_text t = { 0 };
+        at_text_json(&t, c->name[v], strlen(c->name[v]));
+        printf("%s\n %s: {", v ? "," : "", t.s ? t.s : "");
+        at_text_finish(&t);
+        put_interval("before", &c->before[v]);
+        put_interval("after", &c->after[v]);
+        put_interval("gain", &c->gain[v]);
+        printf("\"win_rate\": %.17g, \"target\": ", c->win[v]);
+        printf(isnan(target) ? "null}" : "%.17g}", target);
+    }
+    printf("}}\n");
+}
+
+static int compare(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    const struct compare_args *a = args;
+    struct at_comparison c;
+    struct at_weights w, *weights = a->palette ? &w : NULL;
+    struct at_data *before, *after;
+    int rc = weights ? at_weights_read(cx, &cx->run, a->palette, &w) : AT_OK;
+    (void)n;
+    if (rc == AT_OK)
+        rc = at_data_open(cx, &cx->run, pos[0], &before);
+    if (rc < 0)
+        return rc;
+    rc = at_data_open(cx, &cx->run, pos[1], &after);
+    if (rc == AT_OK) {
+        rc = at_compare(cx, before, after, &c);
+        if (rc == AT_OK && a->json)
+            print_comparison_json(&c, weights);
+        else if (rc == AT_OK)
+            print_comparison(&c, weights);
+        at_data_close(after);
+    }
+    at_data_close(before);
+    return rc;
+}
+
+const struct cmd cmd_compare = {
+    "compare", "BEFORE.h5 AFTER.h5",
+    "compare two models' texts for the same prompts, value by value", 2, 2,
+    compare_opts, AT_COUNT(compare_opts), sizeof(struct compare_args), NULL,
+    compare
 };
 
 /* ---- generate --palette -------------------------------------------------------- */
