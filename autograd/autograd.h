@@ -77,6 +77,7 @@ enum at_op_id {
     AT_OP_ROUTE, AT_OP_ROUTE_BWD, AT_OP_GATE, AT_OP_GATE_BWD,
     AT_OP_CAPACITY, AT_OP_CAPACITY_BWD, AT_OP_PICK, AT_OP_SCATTER,
     AT_OP_ALIKE,
+    AT_OP_TAP, AT_OP_TAP_BWD,
     AT_OP_COUNT
 };
 
@@ -161,6 +162,7 @@ struct at_params {
     at_trains_fn *trains;       /* NULL: all are                             */
     const void *trains_self;
     bool need_grads;            /* give trainable params gradient memory     */
+    bool elsewhere;             /* which their caller fills: graphs do not    */
     bool sealed;                /* memory is given out: no new params        */
     at_real *flat, *flat_grad;  /* trainable weights and gradients, [n_flat]; */
     size_t n_flat;              /* every param starts on 64 bytes, gaps are 0 */
@@ -218,6 +220,14 @@ struct at_gauge {
     struct at_gauge *next;
 };
 
+/* A site that is watched: its input x [N,C], and dy [N,M], the gradient of its
+ * output, which backward writes.  Both are kept.                             */
+struct at_tapped {
+    const char *site;
+    struct at_val *x, *dy;
+    struct at_tapped *next;
+};
+
 /* A further number in the loss.                                              */
 struct at_term { struct at_val *value; struct at_term *next; };
 
@@ -225,7 +235,8 @@ struct at_term { struct at_val *value; struct at_term *next; };
 typedef struct at_val *at_fn(struct at_graph *g, const void *self,
                              struct at_val *x);
 
-/* An adapter or a tap.  `around` may call f, or not, and returns y.          */
+/* An adapter or a tap.  `around` may call f, or not, and returns y.  Of several
+ * that want a site the one attached last is outermost; f is the others.      */
 struct at_guest {
     bool (*wants)(void *self, const char *site);
     struct at_val *(*around)(struct at_graph *g, void *self, const char *site,
@@ -244,6 +255,7 @@ struct at_graph {
     struct at_place place;
     struct at_term *terms;      /* last first                                */
     struct at_gauge *gauges;    /* in the order they were made               */
+    struct at_tapped *taps;     /* in the order backward comes by             */
     bool whole;                 /* a guest must see prompts as a whole        */
     struct at_val *share;       /* [1]: of the step, for terms; NULL: 1      */
     struct at_node *first, *last;
@@ -351,6 +363,10 @@ struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
  * Backward computes the logits a second time.                                */
 struct at_val *at_linear_ce(struct at_graph *g, struct at_val *x,
                             struct at_val *w, struct at_val *target);
+
+/* y = what f made of x at the site being built.  Backward comes by whether or
+ * not anything is trained below; it leaves x and dy in the graph's taps.      */
+struct at_val *at_tap(struct at_graph *g, struct at_val *y, struct at_val *x);
 
 enum at_route_level { AT_ROUTE_SEQUENCE, AT_ROUTE_TOKEN };
 

@@ -187,21 +187,41 @@ struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
     return n;
 }
 
+/* A site as the guest sees it that wraps it: f within the guests below.      */
+struct within {
+    const char *site;
+    at_fn *f;
+    const void *f_self;
+    struct at_guest *guest;     /* the outermost of them                      */
+};
+
+static struct at_val *call(struct at_graph *g, const void *self,
+                           struct at_val *x)
+{
+    const struct within *w = self;
+    struct at_guest *guest = w->guest;
+    struct within *inner;
+    while (guest && !guest->wants(guest->self, w->site))
+        guest = guest->next;
+    if (!guest)
+        return w->f(g, w->f_self, x);
+    inner = at_alloc(g->cx, g->arena, sizeof *inner);
+    if (!inner)
+        return NULL;
+    *inner = (struct within){ w->site, w->f, w->f_self, guest->next };
+    return guest->around(g, guest->self, w->site, call, inner, x);
+}
+
 struct at_val *at_site(struct at_graph *g, const char *name, at_fn *f,
                        const void *f_self, struct at_val *x)
 {
+    const struct within all = { name, f, f_self, g->guests };
     const char *outer = g->site;
     struct at_val *y;
     if (!x)
         return NULL;
     g->site = name;
-    for (struct at_guest *guest = g->guests; guest; guest = guest->next)
-        if (guest->wants(guest->self, name)) {
-            y = guest->around(g, guest->self, name, f, f_self, x);
-            g->site = outer;
-            return y;
-        }
-    y = f(g, f_self, x);
+    y = call(g, &all, x);
     g->site = outer;
     return y;
 }

@@ -53,4 +53,6 @@ const struct at_op *const at_ops[AT_OP_COUNT] = {
     [AT_OP_PICK] = &at_op_pick,
     [AT_OP_SCATTER] = &at_op_scatter,
     [AT_OP_ALIKE] = &at_op_alike,
+    [AT_OP_TAP] = &at_op_tap,
+    [AT_OP_TAP_BWD] = &at_op_tap_bwd,
 };

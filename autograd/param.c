@@ -93,7 +93,7 @@ struct at_param *at_param(struct at_params *ps, const char *name,
     p->grad.name = p->val.name;
     p->init = init;
     p->trainable = !ps->trains || ps->trains(ps->trains_self, name);
-    p->val.wants_grad = p->trainable && ps->need_grads;
+    p->val.wants_grad = p->trainable && ps->need_grads && !ps->elsewhere;
     lay_out(ps, p);
     return p;
 }

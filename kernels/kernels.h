@@ -31,7 +31,7 @@ enum at_gemm {              /* y[M,N] = alpha * a . b + beta * y              */
     AT_TN,                  /* a[K,M]^T b[K,N]   dW                           */
 };
 
-enum at_act { AT_RELU, AT_GELU_TANH, AT_GELU_ERF, AT_SILU };
+enum at_act { AT_RELU, AT_GELU_TANH, AT_GELU_ERF, AT_SILU, AT_TANH };
 
 /* Where attention reads and writes.  Token n of N = B*T stands in row n/T; it
  * sees tokens first[n] .. n (both within its row): causal, and blind to other

@@ -20,6 +20,9 @@ const struct at_key_group at_key_groups[] = {
     { "align", "Objectives over whole texts: preferences, rewards." },
     { "lora", "Low-rank adapters (LoRA): the model stays as it is and small "
               "factors beside its weights are trained." },
+    { "linear", "Whole matrices beside the model's own: fine-tuning of chosen "
+                "layers in full, kept apart from the model." },
+    { "mlp", "Small networks beside the model's layers." },
     { "router", "Routers (MindSkip): a trained decision beside a layer's "
                 "attention or mlp skips it for texts or tokens that do not "
                 "need it." },
@@ -181,6 +184,27 @@ const struct at_key at_keys[] = {
       .also = "init_lora_weights",
       .help = "How the first factor starts (uniform: within 1/sqrt(width)); "
               "the second starts at zero." },
+
+    { "linear.use", INT(0, 1, "0"), .also = "full_delta",
+      .help = "1: whole matrices are trained beside those of the model." },
+    { "linear.alpha", REAL(1e-6, 1e6, "1"), .with = "linear.use",
+      .help = "Their output is scaled by alpha." },
+    { "linear.targets", TEXT(PATTERN, "attn\\.(q|k|v|qkv|o)_proj"),
+      .with = "linear.use",
+      .help = "Sites that get one: searched in each site's name." },
+
+    { "mlp.width", INT(0, 65536, "0"),
+      .help = "Neurons of the (last) hidden layer, 256 in ColA; 0: no such "
+              "networks." },
+    { "mlp.inner", INT(0, 65536, "128"), .with = "mlp.width",
+      .help = "Neurons of a hidden layer before it; 0: none." },
+    { "mlp.act", CHOICE("relu|tanh", "relu"), .with = "mlp.width",
+      .help = "Their activation." },
+    { "mlp.alpha", REAL(1e-6, 1e6, "1"), .with = "mlp.width",
+      .help = "Their output is scaled by alpha." },
+    { "mlp.targets", TEXT(PATTERN, "attn\\.(q|k|v|qkv|o)_proj"),
+      .with = "mlp.width",
+      .help = "Sites that get one: searched in each site's name." },
 
     { "router.layers", INT(0, 4095, "0"),
       .also = "mindskip_n router_layers",

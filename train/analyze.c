@@ -86,7 +86,7 @@ static void destroy(struct at_adapter *a)
 
 /* Not of at_adapter_kinds: no recipe asks for it, no file holds one.         */
 static const struct at_adapter_kind probe_kind = {
-    "probe", 0, NULL, NULL, NULL, destroy, attach, owns, NULL
+    .name = "probe", .destroy = destroy, .attach = attach, .owns = owns
 };
 
 static int make_probe(struct at_ctx *cx, const struct at_decoder *d, size_t N,

@@ -39,6 +39,24 @@ HOT vec gelu_u2(vec x)          /* 2 u of 0.5 x (1 + tanh u) = x sigmoid(2u)  */
     return x * (1.59576912f + 0.0713548163f * x * x);
 }
 
+/* tanh, odd and without cancellation near 0: (1 - e)/(1 + e), e = e^-2|x|, and
+ * below 1/4 its series; *slope = 1 - tanh^2.                                  */
+HOT vec tangent(vec x, vec *slope)
+{
+    const vec_i sign = v_all_i(INT32_MIN);
+    vec z = (vec)((vec_i)x & ~sign), q = z * z, p, e, far, near;
+    e = v_exp2(v_max(v_all(-125), z * (-2 * log2_e)));
+    far = (1 - e) / (1 + e);
+    *slope = 4 * e / ((1 + e) * (1 + e));
+    p = v_all(62 / 2835.0f);
+    p = p * q - 17 / 315.0f;
+    p = p * q + 2 / 15.0f;
+    p = p * q - 1 / 3.0f;
+    near = z + z * q * p;
+    far = v_pick(z < 0.25f, near, far);
+    return (vec)((vec_i)far | ((vec_i)x & sign));
+}
+
 HOT vec act_of(vec x, enum at_act act)
 {
     vec rest;
@@ -49,6 +67,8 @@ HOT vec act_of(vec x, enum at_act act)
         return x * sigmoid(gelu_u2(x), &rest);
     case AT_GELU_ERF:
         return x * normal(x, &rest);
+    case AT_TANH:
+        return tangent(x, &rest);
     case AT_SILU:
         break;
     }
@@ -71,6 +91,9 @@ HOT vec slope_of(vec x, enum at_act act, vec *y)
         s = normal(x, &rest);
         *y = x * s;
         return s + x * rest * 0.398942280f;
+    case AT_TANH:
+        *y = tangent(x, &s);
+        return s;
     case AT_SILU:
         break;
     }
@@ -98,6 +121,7 @@ static void act_fwd(float *y, const float *x, size_t n, enum at_act act)
         case AT_GELU_TANH: act_fwd_run(y + i, x + i, m, AT_GELU_TANH); break;
         case AT_GELU_ERF: act_fwd_run(y + i, x + i, m, AT_GELU_ERF); break;
         case AT_SILU: act_fwd_run(y + i, x + i, m, AT_SILU); break;
+        case AT_TANH: act_fwd_run(y + i, x + i, m, AT_TANH); break;
         }
     }
 }
@@ -125,6 +149,7 @@ static void act_bwd(float *dx, const float *dy, const float *x, size_t n,
         case AT_GELU_TANH: act_bwd_run(to, g, at, m, AT_GELU_TANH); break;
         case AT_GELU_ERF: act_bwd_run(to, g, at, m, AT_GELU_ERF); break;
         case AT_SILU: act_bwd_run(to, g, at, m, AT_SILU); break;
+        case AT_TANH: act_bwd_run(to, g, at, m, AT_TANH); break;
         }
     }
 }
@@ -152,6 +177,7 @@ static void glu_fwd(float *y, const float *g, const float *u, size_t n,
         case AT_GELU_TANH: glu_fwd_run(to, a, b, m, AT_GELU_TANH); break;
         case AT_GELU_ERF: glu_fwd_run(to, a, b, m, AT_GELU_ERF); break;
         case AT_SILU: glu_fwd_run(to, a, b, m, AT_SILU); break;
+        case AT_TANH: glu_fwd_run(to, a, b, m, AT_TANH); break;
         }
     }
 }
@@ -181,6 +207,7 @@ static void glu_bwd(float *dg, float *du, const float *dy, const float *g,
         case AT_GELU_TANH: glu_bwd_run(p, q, d, a, b, m, AT_GELU_TANH); break;
         case AT_GELU_ERF: glu_bwd_run(p, q, d, a, b, m, AT_GELU_ERF); break;
         case AT_SILU: glu_bwd_run(p, q, d, a, b, m, AT_SILU); break;
+        case AT_TANH: glu_bwd_run(p, q, d, a, b, m, AT_TANH); break;
         }
     }
 }

@@ -20,6 +20,8 @@ static at_real act(at_real x, enum at_act kind)
                                    (t + 0.044715 * t * t * t))));
     case AT_GELU_ERF:
         return (at_real)(0.5 * t * (1 + erf(t * sqrt_half)));
+    case AT_TANH:
+        return (at_real)tanh(t);
     case AT_SILU:
         break;
     }
@@ -40,6 +42,9 @@ static at_real slope(at_real x, enum at_act kind)
     case AT_GELU_ERF:
         return (at_real)(0.5 * (1 + erf(t * sqrt_half)) +
                          t * inv_sqrt_2pi * exp(-0.5 * t * t));
+    case AT_TANH:
+        u = tanh(t);
+        return (at_real)(1 - u * u);
     case AT_SILU:
         break;
     }

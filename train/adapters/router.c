@@ -327,5 +327,5 @@ static const struct at_setting settings[] = {
 
 const struct at_adapter_kind at_router_kind = {
     "router", sizeof(struct at_router_settings), settings, "router.layers",
-    create, destroy, attach, owns, NULL
+    create, destroy, attach, NULL, owns, NULL, NULL
 };
