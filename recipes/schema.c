@@ -26,6 +26,9 @@ const struct at_key_group at_key_groups[] = {
     { "router", "Routers (MindSkip): a trained decision beside a layer's "
                 "attention or mlp skips it for texts or tokens that do not "
                 "need it." },
+    { "offload", "Gradients of adapters computed away from the model (ColA, "
+                 "gradient learning): from rows of their inputs and of the "
+                 "gradients at their outputs." },
     { "optim", "The optimizer." },
     { "schedule", "The learning rate over the steps of the run." },
     { "train", "How long, and how." },
@@ -241,6 +244,18 @@ const struct at_key at_keys[] = {
     { "router.gradient", CHOICE("all|kept", "all"), .with = "router.layers",
       .help = "Whose decisions learn from the task: all, or only of what is "
               "executed (a skipped text then stays skipped)." },
+
+    { "offload.engine", CHOICE("none|local", "none"),
+      .help = "local: threads beside those of the model." },
+    { "offload.workers", INT(1, 1024, "1"), .with = "offload.engine=local",
+      .help = "Threads; any number gives the same bits." },
+    { "offload.merged", BOOL("false"), .with = "offload.engine",
+      .help = "The model's weights hold the adapter (made afresh after every "
+              "step), which then costs no activations." },
+    { "offload.rows", INT(16, 1048576, "384"), .with = "offload.engine",
+      .unit = "rows",
+      .help = "Most rows of a block; 384 gives the bits of training without "
+              "offload." },
 
     { "freeze", TEXT(PATTERN, ""), .also = "frozen freeze_layers",
       .help = "Parameters kept as they are: searched in each name, such as "

@@ -155,6 +155,33 @@ static const char policy[] =
     "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4, batches: 1}\n"
     "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
 
+/* 448 rows a batch: two blocks.                                              */
+static const char away[] =
+    "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
+    "data: {path: %s/pairs.h5}\nbatch: {rows: 7, length: 64, accumulate: 2}\n"
+    "objective: sft\nlora: {rank: 4, targets: proj}\n"
+    "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4}\n"
+    "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
+static const char away_linear[] =
+    "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
+    "data: {path: %s/pairs.h5}\nbatch: {rows: 7, length: 64, accumulate: 2}\n"
+    "objective: sft\nlinear: {use: 1, targets: proj}\n"
+    "optim: {lr: 1e-3}\ntrain: {steps: 12}\neval: {every: 4}\n"
+    "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
+static const char away_mlp[] =
+    "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
+    "data: {path: %s/pairs.h5}\nbatch: {rows: 3, length: 64, accumulate: 2}\n"
+    "objective: sft\nmlp: {width: 16, inner: 8, targets: proj}\n"
+    "optim: {lr: 1e-3}\ntrain: {steps: 12}\neval: {every: 4}\n"
+    "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
+#define LOCAL(more) "offload={engine: local, workers: 2" more "}"
+
+static const char *const adapted[] = { lora, routers, away, away_linear,
+                                       away_mlp };
+
 static int parse(struct at_ctx *cx, const char *text, const char *run,
                  const char *const *over, size_t n, struct at_recipe **r)
 {
@@ -165,9 +192,11 @@ static int parse(struct at_ctx *cx, const char *text, const char *run,
         snprintf(yaml, sizeof yaml, policy, dir, dir, dir, dir, run);
     else if (text == prefer)
         snprintf(yaml, sizeof yaml, prefer, dir, dir, dir, run);
-    else
-        snprintf(yaml, sizeof yaml, text == routers ? routers : lora, dir, dir,
-                 dir, run);
+    for (size_t i = 0; i < AT_COUNT(adapted); i++)
+        if (text == adapted[i])
+            snprintf(yaml, sizeof yaml, i == 0 ? lora : i == 1 ? routers :
+                     i == 2 ? away : i == 3 ? away_linear : away_mlp, dir, dir,
+                     dir, run);
     return at_recipe_parse(cx, &cx->run, "test.yaml", yaml, strlen(yaml), over,
                            n, r);
 }
@@ -338,7 +367,9 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         { policy, "objective=grpo" }, { policy, "lora.rank=0" },
         { routers, NULL }, { routers, "lora.rank=4" },
         { routers, "train_only=[.]" }, { routers, "router.target=block" },
-        { lora, "router.layers=1" },
+        { lora, "router.layers=1" }, { away, LOCAL("") },
+        { away, LOCAL(", merged: true") }, { away_mlp, LOCAL("") },
+        { away_linear, LOCAL(", merged: true") },
     };
     (void)state;
     for (size_t i = 0; i < AT_COUNT(kinds); i++) {
@@ -355,6 +386,80 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         same_runs(a, b);
         assert_int_equal(resume(b, NULL), AT_OK);   /* finished: nothing more */
         same_runs(a, b);
+    }
+}
+
+/* Where adapters' gradients are computed changes no bit of a run, nor does how
+ * many compute them.                                                          */
+static void offloading_changes_no_bit_of_a_run(void **state)
+{
+    static const char *const over[] = {
+        NULL, "offload={engine: local, workers: 1}", LOCAL(""),
+        "offload={engine: local, workers: 7}",
+    };
+    static const char *const texts[] = { away, away_linear };
+    (void)state;
+    for (size_t t = 0; t < AT_COUNT(texts); t++)
+        for (size_t i = 0; i < AT_COUNT(over); i++) {
+            char first[32], name[32];
+            snprintf(first, sizeof first, "away%zu-0", t);
+            snprintf(name, sizeof name, "away%zu-%zu", t, i);
+            assert_int_equal(run(texts[t], name, over[i], NULL, NULL, NULL),
+                             AT_OK);
+            same_runs(first, name);
+        }
+}
+
+static double last_loss(const char *name)
+{
+    struct at_ctx cx;
+    struct at_metrics_row *row;
+    size_t n;
+    bool torn;
+    double loss;
+    at_ctx_init(&cx);
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir(name), &row, &n, &torn));
+    loss = row[n - 1].loss;
+    at_ctx_finish(&cx);
+    return loss;
+}
+
+/* Merged weights, small networks and small blocks round elsewhere, no more.   */
+static void offloading_is_the_same_training(void **state)
+{
+    static const struct { const char *text, *over; } pairs[] = {
+        { away, LOCAL(", merged: true") }, { away, LOCAL(", rows: 50") },
+        { away_linear, LOCAL(", merged: true") }, { away_mlp, LOCAL("") },
+    };
+    (void)state;
+    for (size_t i = 0; i < AT_COUNT(pairs); i++) {
+        char a[32], b[32];
+        snprintf(a, sizeof a, "plain%zu", i);
+        snprintf(b, sizeof b, "moved%zu", i);
+        assert_int_equal(run(pairs[i].text, a, NULL, NULL, NULL, NULL), AT_OK);
+        assert_int_equal(run(pairs[i].text, b, pairs[i].over, NULL, NULL, NULL),
+                         AT_OK);
+        assert_true(fabs(last_loss(a) - last_loss(b)) < 1e-3);
+    }
+}
+
+static void what_cannot_be_offloaded_is_refused(void **state)
+{
+    static const struct { const char *text, *over, *says; } bad[] = {
+        { scratch, LOCAL(""), "give lora, linear or mlp" },
+        { lora, LOCAL(""), "set lora.dropout: 0" },
+        { routers, LOCAL(""), "give lora, linear or mlp" },
+        { away_mlp, LOCAL(", merged: true"), "cannot be merged" },
+        { prefer, LOCAL(", merged: true"), "without its adapter" },
+        { prefer, "offload={engine: nats}", "offload.engine" },
+    };
+    char err[4096];
+    (void)state;
+    for (size_t i = 0; i < AT_COUNT(bad); i++) {
+        assert_int_equal(run(bad[i].text, "refused", bad[i].over, NULL, NULL,
+                             err), AT_EINVAL);
+        if (!strstr(err, bad[i].says))
+            fail_msg("%s", err);
     }
 }
 
@@ -953,6 +1058,9 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stopped_and_resumed_is_undisturbed),
+        cmocka_unit_test(offloading_changes_no_bit_of_a_run),
+        cmocka_unit_test(offloading_is_the_same_training),
+        cmocka_unit_test(what_cannot_be_offloaded_is_refused),
         cmocka_unit_test(preferences_are_learnt),
         cmocka_unit_test(a_policy_is_learnt),
         cmocka_unit_test(recomputing_changes_no_bit_of_a_run),

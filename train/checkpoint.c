@@ -275,6 +275,8 @@ static int read_one(struct at_job *j, uint64_t step)
     if (rc == AT_OK && j->roller)
         rc = at_h5_get(cx, m.f, "value_weights", AT_H5_F64, 1, &j->weights.n,
                        j->weights.weight);
+    if (rc == AT_OK && j->offload)
+        rc = at_offload_fold(j->offload);
     j->st->norm_mean = j->s.norm_mean;
     j->st->norm_var = j->s.norm_var;
     at_h5_close(m.f);

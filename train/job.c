@@ -8,7 +8,8 @@
 
 const char *const at_memory_names[AT_MEM_CLASSES] = {
     "process", "frozen weights", "trained weights", "gradients",
-    "optimizer state", "activations", "batches", "samples", "files",
+    "optimizer state", "activations", "batches", "samples",
+    "offload", "files",
 };
 
 /* What writing a checkpoint adds to a process: the libraries' code and buffers,
@@ -386,6 +387,29 @@ static int open_reference(struct at_job *j)
     return AT_OK;
 }
 
+/* Where the adapters' gradients are computed, if not in the graph.           */
+static int open_offload(struct at_job *j)
+{
+    struct at_offload_settings s = {
+        .engine = at_recipe_text(j->r, "offload.engine"),
+        .workers = size_of(j, "offload.workers"),
+        .rows = size_of(j, "offload.rows"),
+        .merged = at_recipe_bool(j->r, "offload.merged"),
+    };
+    size_t N = size_of(j, "batch.rows") * size_of(j, "batch.length");
+    act_on(j, "offload.engine");
+    if (strcmp(s.engine, "none") == 0)
+        return AT_OK;
+    if (s.rows > N)
+        s.rows = N;
+    if (s.merged && needs(j, AT_NEEDS_REF))
+        return at_fail(j->cx, AT_EINVAL, "objective %s compares with the model "
+                       "without its adapter, and offload.merged has only one "
+                       "of both: leave it out", j->objective->name);
+    return at_offload_create(j->cx, &j->cx->run, &s, &j->adapters, &j->ps, j->k,
+                             &j->offload);
+}
+
 static int build(struct at_job *j)
 {
     struct at_step_settings s = {
@@ -416,6 +440,11 @@ static int build(struct at_job *j)
     at_params_init(&j->ps, j->cx, &j->cx->run);
     j->ps.trains = at_rules_train;
     j->ps.trains_self = j->rules;
+    rc = open_offload(j);
+    if (rc < 0)
+        return rc;
+    s.offload = j->offload;
+    act_on(j, "batch.length");
     rc = at_step_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k, &j->adapters,
                         &s, &j->st);
     if (check_sites(j) < 0)         /* the better message                     */
@@ -513,6 +542,8 @@ static void size_up(struct at_job *j)
     j->memory[AT_MEM_TRAINED] = j->memory[AT_MEM_GRADS] = trained;
     j->memory[AT_MEM_OPTIM] = at_optim_bytes(impl, &j->optim, j->ps.n_flat);
     j->memory[AT_MEM_ACTIVATIONS] = j->st->region_bytes;
+    if (j->offload)
+        j->memory[AT_MEM_OFFLOAD] = at_offload_bytes(j->offload);
 }
 
 /* The libraries take their buffers at the first product; after this the
@@ -611,6 +642,8 @@ int at_job_start(struct at_job *j)
         rc = at_model_read(cx, j->start, &j->ps, j->start->adapters.n > 0);
     if (rc == AT_OK)
         at_params_draw(&j->ps, (uint64_t)at_recipe_int(j->r, "seed"));
+    if (rc == AT_OK && j->offload)
+        rc = at_offload_start(j->offload);
     if (rc == AT_OK)
         rc = at_step_start(j->st);
     if (rc == AT_OK && j->gen)
@@ -637,6 +670,7 @@ void at_job_close(struct at_job *j)
     at_tok_coder_destroy(j->coder);
     at_optim_destroy(j->o);
     at_step_destroy(j->st);
+    at_offload_destroy(j->offload);
     at_params_finish(&j->ps);
     if (j->reference)
         at_params_finish(j->reference);
@@ -674,6 +708,8 @@ void at_job_describe(const struct at_job *j, struct at_text *t)
                      (double)j->st->set.rows / (double)j->rows_an_epoch);
     at_text_addf(t, "FLOPs       %.3f G a step, %.3f T in all\n", flops * 1e-9,
                  flops * (double)j->steps * 1e-12);
+    if (j->offload)
+        at_offload_describe(j->offload, t);
     for (int i = 0; i < AT_MEM_CLASSES; i++)
         if (j->memory[i])
             at_text_addf(t, "%s  %-16s %12s\n", i ? "          " : "memory    ",

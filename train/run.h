@@ -31,7 +31,8 @@ struct at_state {
 
 enum at_memory_class { AT_MEM_PROCESS, AT_MEM_FROZEN, AT_MEM_TRAINED,
                        AT_MEM_GRADS, AT_MEM_OPTIM, AT_MEM_ACTIVATIONS,
-                       AT_MEM_BATCHES, AT_MEM_SAMPLES, AT_MEM_FILES,
+                       AT_MEM_BATCHES, AT_MEM_SAMPLES, AT_MEM_OFFLOAD,
+                       AT_MEM_FILES,
                        AT_MEM_CLASSES };
 extern const char *const at_memory_names[AT_MEM_CLASSES];
 
@@ -52,6 +53,7 @@ struct at_job {
     struct at_params *reference;    /* NULL: ps without adapters, or not needed */
     struct at_rules *rules;
     struct at_adapters adapters;
+    struct at_offload *offload; /* NULL: not asked for                        */
     struct at_step *st;
     struct at_optim *o;
     struct at_optim_settings optim;

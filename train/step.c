@@ -61,6 +61,8 @@ static int build(struct at_step *st, struct at_arena *arena,
                              s->reference : st->ps, st->k, &g);
     if (rc == AT_OK && adapters && pass != REF)
         rc = at_adapters_attach(adapters, g, train);
+    if (rc == AT_OK && train && s->offload)
+        rc = at_offload_attach(s->offload, g);
     if (rc < 0)
         return rc;
     in.ids = io->ids = at_input(g, "ids", AT_I32, N);
@@ -83,7 +85,7 @@ static int all_touched(struct at_step *st)
 {
     for (size_t i = 0; i < st->ps->n; i++) {
         const struct at_param *p = st->ps->p[i];
-        if (p->trainable && !p->touched)
+        if (p->trainable && !p->touched && !st->ps->elsewhere)
             return at_fail(st->cx, AT_EINVAL, "parameter '%s' is trainable, "
                            "but the loss does not depend on it",
                            p->val.name);
@@ -100,6 +102,8 @@ static int build_all(struct at_step *st, struct at_arena *arena,
         rc = build(st, arena, adapters, rope, TRAIN, &st->train);
         if (rc == AT_OK)
             rc = all_touched(st);
+        if (rc == AT_OK && st->set.offload)
+            rc = at_offload_build(st->set.offload, arena, st->train.plan->g);
         if (rc < 0)
             return at_note(st->cx, rc, "building the training graph");
     }
@@ -504,7 +508,9 @@ int at_step_run(struct at_step *st, const struct at_batch *const *batch,
     struct at_run run = { st->k, st->set.seed, step, 0 };
     struct at_eval_sum sum = { 0 };
     struct at_seqs whole = count(st, batch);
+    struct at_offload *away = st->set.offload;
     double weight;
+    int rc = AT_OK;
 
     *r = (struct at_step_result){ .lr = lr };
     for (size_t i = 0; i < st->set.accumulate; i++) {
@@ -516,12 +522,22 @@ int at_step_run(struct at_step *st, const struct at_batch *const *batch,
                        "every target is masked", (unsigned long long)step);
     weight = 1 / (double)r->n_targets;
     clear_gauges(&st->train);
-    for (size_t i = 0; i < st->set.accumulate; i++) {
+    if (away)
+        at_offload_begin(away);
+    for (size_t i = 0; i < st->set.accumulate && rc == AT_OK; i++) {
         run.micro = i;
         st->share = (double)batch[i]->n_targets * weight;
         micro_step(st, batch[i], weight, &whole, &run, &sum);
         r->penalty += read_gauges(st, &st->train);
+        if (away)
+            rc = at_offload_send(away, st->train.plan->g);
     }
+    if (away) {
+        int last = at_offload_finish(away);
+        rc = rc < 0 ? rc : last;
+    }
+    if (rc < 0)
+        return rc;
     at_step_means(&sum.o, r);
     if (st->set.objective)
         mean_of(r, sum.o.loss, sum.o.unit2, sum.o.units);
@@ -534,5 +550,5 @@ int at_step_run(struct at_step *st, const struct at_batch *const *batch,
     }
     score(st, r, step);
     at_optim_step(o, st->k, lr, r->grad_norm, st->set.clip);
-    return AT_OK;
+    return away ? at_offload_fold(away) : AT_OK;
 }

@@ -17,6 +17,7 @@
 #include "train/align/gather.h"
 #include "train/metrics.h"
 #include "train/models/model.h"
+#include "train/offload/offload.h"
 
 struct at_step_settings {
     size_t rows, length;        /* B, T of a micro-batch                      */
@@ -29,6 +30,7 @@ struct at_step_settings {
     size_t group;               /* texts that stand together                  */
     /* Weights of the reference; NULL: those of the model without adapters.   */
     struct at_params *reference;
+    struct at_offload *offload; /* NULL: the graph takes all gradients        */
 };
 
 /* What a graph reads and gives. */
