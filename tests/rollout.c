@@ -437,6 +437,43 @@ static void stopped_draws_go_on(void **state)
     at_ctx_finish(&cx);
 }
 
+/* Texts of one prompt share its reading; each is as if it were read alone.   */
+static void a_prompt_is_read_once(void **state)
+{
+    enum { N = 3, K_ = 4, LONG = 40, NEW = 10 };
+    struct at_draw_settings s = { .k = K_, .max_new = NEW, .rows = N * K_,
+                                  .sampling = { .top_p = 1 } };
+    int32_t ids[N][LONG];
+    struct at_prompt p[N];
+    struct at_draws together, alone;
+    struct at_infer *in;
+    struct at_ctx cx;
+    (void)state;
+    open_cx(&cx);
+    OK(&cx, at_infer_open(&cx, in_dir("model.h5"), "cpu", 2, N * K_, 64, 0, 0,
+                          &in));
+    OK(&cx, at_draws_create(&cx, &cx.run, N * K_, NEW, &together));
+    OK(&cx, at_draws_create(&cx, &cx.run, 1, NEW, &alone));
+    for (uint32_t i = 0; i < N; i++) {
+        for (uint32_t k = 0; k < LONG; k++)
+            ids[i][k] = (int32_t)((7 * i + 3 * k * (i + 1)) % in->m->d.V);
+        p[i] = (struct at_prompt){ ids[i], i == 1 ? 1 : LONG, i };
+    }
+    OK(&cx, at_draw(&cx, in->gen, p, N, AT_TOK_NONE, &s, &together));
+    s.k = 1;
+    for (size_t i = 0; i < N; i++) {
+        OK(&cx, at_draw(&cx, in->gen, p + i, 1, AT_TOK_NONE, &s, &alone));
+        for (size_t k = i * K_; k < (i + 1) * K_; k++) {
+            assert_memory_equal(together.ids + k * NEW, alone.ids,
+                                NEW * sizeof *alone.ids);
+            assert_memory_equal(together.logp + k * NEW, alone.logp,
+                                NEW * sizeof *alone.logp);
+        }
+    }
+    at_infer_close(in);
+    at_ctx_finish(&cx);
+}
+
 static void another_request_is_refused(void **state)
 {
     struct at_rollout_stats s;
@@ -573,6 +610,7 @@ int main(void)
         cmocka_unit_test(bad_commands_are_named),
         cmocka_unit_test(the_choice_follows_the_weights),
         cmocka_unit_test(decoding_meets_the_palette),
+        cmocka_unit_test(a_prompt_is_read_once),
         cmocka_unit_test(stopped_draws_go_on),
         cmocka_unit_test(another_request_is_refused),
         cmocka_unit_test(one_of_each_is_kept),

@@ -243,7 +243,25 @@ static void draw(struct at_generator *g, struct pass *p, size_t r,
  * the pass that has just run.                                                */
 typedef void ready_fn(void *self, size_t row);
 
-/* Reads n prompts into the cache, side by side as they fit into a pass.       */
+/* Row `to` has the prompt of row `from`, which has been read: what the cache
+ * and the routers know of it is the same.                                     */
+static void copy_row(struct at_generator *g, size_t from, size_t to)
+{
+    const struct at_decoder *d = g->d;
+    size_t row = d->G * g->T_max * d->K, n = g->live[from].at * d->K;
+    for (size_t i = 0; i < 2 * d->L; i++)
+        for (size_t h = 0; h < d->G; h++) {
+            at_real *at = g->cache + i * g->cache_n + h * g->T_max * d->K;
+            memcpy(at + to * row, at + from * row, n * sizeof *at);
+        }
+    for (size_t i = 0; i < d->L; i++)
+        for (int k = 0; k < 2; k++)
+            memo_of(g, i, to)[k] = memo_of(g, i, from)[k];
+    g->live[to].at = g->live[from].at;
+}
+
+/* Reads n prompts into the cache, side by side as they fit into a pass; those
+ * that follow one another and are the same memory are read once.             */
 static void feed(struct at_generator *g, const struct at_prompt *prompts,
                  size_t n, ready_fn *ready, void *self)
 {
@@ -263,11 +281,17 @@ static void feed(struct at_generator *g, const struct at_prompt *prompts,
             put(p, used++, prompts[row].ids[done], done, row, AT_PART_PROMPT);
             if (++done < prompts[row].n)
                 continue;
-            ((int32_t *)p->pick->data)[row] = (int32_t)used - 1;
-            g->live[row++].at = done;
+            g->live[row].at = done;
             done = 0;
+            do
+                ((int32_t *)p->pick->data)[row++] = (int32_t)used - 1;
+            while (row < n && prompts[row].ids == prompts[row - 1].ids &&
+                   prompts[row].n == prompts[row - 1].n);
         }
         run(g, p);
+        for (size_t r = first + 1; r < row; r++)
+            if (g->live[r].at == 0)
+                copy_row(g, r - 1, r);
         for (size_t r = first; r < row && ready; r++)
             ready(self, r);
         clear(g, p);

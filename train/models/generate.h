@@ -47,6 +47,7 @@ void at_generator_destroy(struct at_generator *g);
 /* Receives each new token of each row; false ends that row.                  */
 typedef bool at_token_fn(void *self, size_t row, int32_t id, double logp);
 
+/* Prompts that follow one another with the same ids are read once.            */
 struct at_prompt { const int32_t *ids; size_t n; uint32_t stream; };
 
 /* Continues n <= rows prompts by at most max_new tokens each.  Stops early
