@@ -148,6 +148,8 @@ const struct at_key at_keys[] = {
       .with = "objective=rloo|grpo|distil",
       .help = "Values, weights and targets, as `attune palette --format json` "
               "wrote them." },
+    { "align.commands", BOOL("false"), .with = "align.palette",
+      .help = "Let the palette's values run commands (kind command)." },
     { "align.samples", INT(2, 4096, "8"), .with = "objective=rloo|grpo",
       .also = "num_generations rloo_k group_size", .unit = "texts",
       .help = "Texts drawn for a prompt; batch.rows is a multiple." },

@@ -600,6 +600,28 @@ static void palettes_are_read_or_refused(void **state)
     }
 }
 
+/* What a file says is not run. */
+static void a_palette_runs_no_command_unasked(void **state)
+{
+    static const char text[] =
+        "{\"names\": [\"x\"], \"specs\": [\"-command:echo 1\"], "
+        "\"lambda\": [1], \"target\": [null]}";
+    struct at_weights w;
+    struct at_values v;
+    struct at_ctx cx;
+    (void)state;
+    open_cx(&cx);
+    OK(&cx, at_write_file(&cx, in_dir("c.json"), text, sizeof text - 1));
+    OK(&cx, at_weights_read(&cx, &cx.run, in_dir("c.json"), &w));
+    assert_int_equal(at_weights_open(&cx, &cx.run, &w, false, "--please", &v),
+                     AT_EINVAL);
+    assert_non_null(strstr(cx.err.msg, "runs the command 'echo 1': read it, and "
+                                       "say --please"));
+    OK(&cx, at_weights_open(&cx, &cx.run, &w, true, "", &v));
+    at_values_close(&v);
+    at_ctx_finish(&cx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -616,6 +638,7 @@ int main(void)
         cmocka_unit_test(one_of_each_is_kept),
         cmocka_unit_test(gains_are_counted_in_pairs),
         cmocka_unit_test(palettes_are_read_or_refused),
+        cmocka_unit_test(a_palette_runs_no_command_unasked),
     };
     return cmocka_run_group_tests_name("rollout", tests, world, world_ends);
 }

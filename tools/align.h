@@ -8,7 +8,7 @@ struct by_palette {
     const char *palette, *prompt, *file;    /* file: a prompt a line; or prompt */
     size_t candidates, max_tokens, rows;
     struct at_sampling sampling;
-    bool json;
+    bool json, commands;
 };
 
 /* Of every prompt's candidates prints one, drawn by the palette's weights.   */

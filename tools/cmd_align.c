@@ -15,7 +15,7 @@ struct rollout_args {
     int64_t samples, max_tokens, top_k, seed, rows, prompt_tokens, limit, skip,
         threads;
     double temperature, top_p, min_p;
-    bool quiet;
+    bool commands, quiet;
 };
 
 #define ROLL(field) offsetof(struct rollout_args, field)
@@ -25,6 +25,8 @@ static const struct opt rollout_opts[] = {
       "'NAME=KIND:ARGUMENT', what to measure; may be given again" },
     { "--palette", OPT_TEXT, ROLL(palette), "FILE",
       "of every prompt's texts keep one, drawn by this palette's weights" },
+    { "--allow-commands", OPT_FLAG, ROLL(commands), NULL,
+      "let the palette's values run commands" },
     { "--samples", OPT_INT, ROLL(samples), "K", "texts a prompt (16)" },
     { "--max-tokens", OPT_INT, ROLL(max_tokens), "N", "tokens a text (64)" },
     { "--prompt-tokens", OPT_INT, ROLL(prompt_tokens), "N",
@@ -166,7 +168,8 @@ static int rollout(struct at_ctx *cx, const void *args, char *const *pos, int n)
     if (rc == AT_OK && a->palette)
         rc = at_weights_read(cx, &cx->run, a->palette, &w);
     if (rc == AT_OK)
-        rc = a->palette ? at_values_open(cx, &cx->run, w.spec, w.n, &v)
+        rc = a->palette ? at_weights_open(cx, &cx->run, &w, a->commands,
+                                          "--allow-commands", &v)
                         : at_values_open(cx, &cx->run, a->value.s, a->value.n,
                                          &v);
     if (rc < 0)
@@ -386,7 +389,8 @@ int generate_by_palette(struct at_ctx *cx, struct at_infer *in,
     struct chooser c = { .b = b, .in = in, .values = &v, .weight = w.weight };
     int rc = at_weights_read(cx, &cx->run, b->palette, &w);
     if (rc == AT_OK)
-        rc = at_values_open(cx, &cx->run, w.spec, w.n, &v);
+        rc = at_weights_open(cx, &cx->run, &w, b->commands, "--allow-commands",
+                             &v);
     if (rc < 0)
         return rc;
     rc = at_draws_create(cx, &cx->run, b->candidates, b->max_tokens, &c.d);

@@ -59,7 +59,7 @@ struct gen_args {
     int64_t max_tokens, top_k, seed, threads, batch, candidates;
     double temperature, top_p, min_p;
     struct texts stop;
-    bool json;
+    bool json, commands;
 };
 
 #define GEN(field) offsetof(struct gen_args, field)
@@ -74,6 +74,8 @@ static const struct opt gen_opts[] = {
       "draw several texts and keep one, by this palette's weights" },
     { "--candidates", OPT_INT, GEN(candidates), "K",
       "with --palette: texts to choose from (16)" },
+    { "--allow-commands", OPT_FLAG, GEN(commands), NULL,
+      "let the palette's values run commands" },
     { "--max-tokens", OPT_INT, GEN(max_tokens), "N",
       "prompt and continuation together, in tokens beyond the prompt (128)" },
     { "--temperature", OPT_REAL, GEN(temperature), "T",
@@ -235,7 +237,8 @@ static int choose(struct at_ctx *cx, const struct gen_args *a,
 {
     struct by_palette b = {
         a->palette, a->prompt, a->file, (size_t)a->candidates,
-        (size_t)a->max_tokens, (size_t)a->candidates, sampling(a), a->json
+        (size_t)a->max_tokens, (size_t)a->candidates, sampling(a), a->json,
+        a->commands
     };
     return generate_by_palette(cx, in, &b);
 }

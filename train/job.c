@@ -273,8 +273,9 @@ static int open_roller(struct at_job *j)
     rc = at_weights_read(cx, &cx->run, at_recipe_text(j->r, "align.palette"),
                          &j->weights);
     if (rc == AT_OK)
-        rc = at_values_open(cx, &cx->run, j->weights.spec, j->weights.n,
-                            &j->values);
+        rc = at_weights_open(cx, &cx->run, &j->weights,
+                             at_recipe_bool(j->r, "align.commands"),
+                             "align.commands: true", &j->values);
     if (rc == AT_OK)
         rc = at_tok_coder_create(cx, j->tok, &j->coder);
     act_on(j, "align.samples");

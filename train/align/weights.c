@@ -4,6 +4,7 @@
 #include "data/json.h"
 
 #include <math.h>
+#include <string.h>
 
 static int read_one(struct at_ctx *cx, struct at_arena *a, const char *path,
                     const json_t *root, size_t i, struct at_weights *w)
@@ -13,6 +14,7 @@ static int read_one(struct at_ctx *cx, struct at_arena *a, const char *path,
     const json_t *x = json_array_get(json_object_get(root, "lambda"), i);
     const json_t *c = json_array_get(json_object_get(root, "target"), i);
     if (!json_is_string(name) || !json_is_string(spec) || !json_is_number(x) ||
+        strpbrk(json_string_value(name), "=:") ||
         !(json_number_value(x) >= 0 && isfinite(json_number_value(x))))
         return at_fail(cx, AT_EFORMAT, "%s: value %zu has no name, no spelling "
                        "or no weight", path, i + 1);
@@ -48,4 +50,19 @@ int at_weights_read(struct at_ctx *cx, struct at_arena *a, const char *path,
         rc = read_one(cx, a, path, root, i, w);
     json_decref(root);
     return rc;
+}
+
+int at_weights_open(struct at_ctx *cx, struct at_arena *a,
+                    const struct at_weights *w, bool commands, const char *how,
+                    struct at_values *v)
+{
+    for (size_t i = 0; i < w->n && !commands; i++) {
+        const char *kind = strchr(w->spec[i], '=') + 1;
+        kind += *kind == '-';
+        if (strncmp(kind, "command:", 8) == 0)
+            return at_fail(cx, AT_EINVAL, "the palette's value '%s' runs the "
+                           "command '%s': read it, and say %s to let it run",
+                           w->name[i], kind + 8, how);
+    }
+    return at_values_open(cx, a, w->spec, w->n, v);
 }

@@ -18,4 +18,11 @@ struct at_weights {             /* texts in an arena                          */
 int at_weights_read(struct at_ctx *cx, struct at_arena *a, const char *path,
                     struct at_weights *w);
 
+/* The values of a palette, opened.  A file may come from anywhere, so one that
+ * would run a command is refused unless commands are allowed; how: what the
+ * user would say to allow it.                                                */
+int at_weights_open(struct at_ctx *cx, struct at_arena *a,
+                    const struct at_weights *w, bool commands, const char *how,
+                    struct at_values *v);
+
 #endif
