@@ -1,10 +1,9 @@
 /* A job: everything a recipe names, opened, built and sized. */
 #include "train/adapter_file.h"
-#include "train/run.h"
+#include "train/job.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 const char *const at_memory_names[AT_MEM_CLASSES] = {
     "process", "frozen weights", "trained weights", "gradients",
@@ -15,27 +14,6 @@ const char *const at_memory_names[AT_MEM_CLASSES] = {
 /* What writing a checkpoint adds to a process: the libraries' code and buffers,
  * and HDF5's record of every array.  Measured on runs of 150 to 657 arrays.  */
 enum { FILES_BYTES = 2500 << 10, ARRAY_BYTES = 5800 };
-
-/* Errors that follow are about this key of the recipe.                       */
-static void act_on(struct at_job *j, const char *key)
-{
-    j->cx->at = at_recipe_src(j->r, key);
-}
-
-static void done_with(struct at_job *j)
-{
-    j->cx->at = (struct at_src){ 0 };
-}
-
-static size_t size_of(const struct at_job *j, const char *key)
-{
-    return (size_t)at_recipe_int(j->r, key);
-}
-
-static bool is_set(const struct at_job *j, const char *key)
-{
-    return at_recipe_text(j->r, key)[0] != '\0';
-}
 
 /* ---- model ------------------------------------------------------------------ */
 
@@ -107,81 +85,6 @@ static int open_one(struct at_job *j, const char *key, struct at_data **d)
     return AT_OK;
 }
 
-static bool needs(const struct at_job *j, enum at_objective_needs what)
-{
-    return j->objective && (j->objective->needs & what);
-}
-
-/* Which of the dataset's scores is trained on.                               */
-static int find_score(struct at_job *j, const struct at_data *d, size_t *which)
-{
-    const char *name = at_recipe_text(j->r, "align.score");
-    for (*which = 0; *which < d->n_scores; (*which)++)
-        if (strcmp(d->score_name[*which], name) == 0 ||
-            (!*name && d->n_scores == 1))
-            return AT_OK;
-    act_on(j, "align.score");
-    return at_fail(j->cx, AT_EINVAL, d->n_scores == 0 ? "%s has no scores: make "
-                   "it with 'attune data --score KEY'%s" : *name ? "%s has no "
-                   "score '%s' ('attune inspect' lists them)" : "%s has several "
-                   "scores%s: say which by align.score", at_h5_path(d->f), name);
-}
-
-/* The reward of every draw of a dataset: its scores by the palette's weights. */
-static int weigh_draws(struct at_job *j, const struct at_data *d)
-{
-    const struct at_weights *w = &j->weights;
-    float *reward = at_alloc_n(j->cx, &j->cx->run, (size_t)d->n_docs,
-                               sizeof *reward);
-    int rc = reward ? at_weights_read(j->cx, &j->cx->run, at_recipe_text(j->r,
-                                      "align.palette"), &j->weights)
-                    : AT_ENOMEM;
-    j->reward = reward;
-    if (rc == AT_OK && d->group < 2)
-        return at_fail(j->cx, AT_EINVAL, "objective %s learns from several texts "
-                       "for each prompt, as 'attune rollout' draws them; %s "
-                       "has one", j->objective->name, at_h5_path(d->f));
-    for (size_t v = 0; v < w->n && rc == AT_OK; v++) {
-        size_t at = 0;
-        while (at < d->n_scores && strcmp(d->score_name[at], w->name[v]) != 0)
-            at++;
-        if (at == d->n_scores)
-            return at_fail(j->cx, AT_EINVAL, "%s has no scores '%s', which the "
-                           "palette weighs: draw with the same values",
-                           at_h5_path(d->f), w->name[v]);
-        for (uint64_t i = 0; i < d->n_docs; i++)
-            reward[i] += (float)(w->weight[v] *
-                                 (double)d->score[i * d->n_scores + at]);
-    }
-    return rc;
-}
-
-static int check_objective(struct at_job *j, const struct at_data *d)
-{
-    const char *path = at_h5_path(d->f);
-    size_t which;
-    if (needs(j, AT_NEEDS_OLD | AT_NEEDS_DRAWS) && !is_set(j, "align.palette"))
-        return at_fail(j->cx, AT_EINVAL, "objective %s moves the model towards "
-                       "a palette: give align.palette, a file by 'attune "
-                       "palette REWARDS --target ... --format json'",
-                       j->objective->name);
-    if (needs(j, AT_NEEDS_REF) && !j->start)
-        return at_fail(j->cx, AT_EINVAL, "objective %s compares with the model "
-                       "that training starts from: give model.path",
-                       j->objective->name);
-    if (needs(j, AT_NEEDS_PAIRS) && !d->preference)
-        return at_fail(j->cx, AT_EINVAL, "objective %s learns from preferences, "
-                       "and %s holds none: its samples need the keys chosen "
-                       "and rejected", j->objective->name, path);
-    if (needs(j, AT_NEEDS_PAIRS) && at_recipe_bool(j->r, "data.stream"))
-        return at_fail(j->cx, AT_EINVAL, "data.stream cuts texts, and objective "
-                       "%s needs them whole", j->objective->name);
-    if (needs(j, AT_NEEDS_DRAWS))
-        return weigh_draws(j, d);
-    return needs(j, AT_NEEDS_SCORE) && !needs(j, AT_NEEDS_OLD)
-               ? find_score(j, d, &which) : AT_OK;
-}
-
 static int check_targets(struct at_job *j)
 {
     const struct at_data *d = j->data;
@@ -189,7 +92,7 @@ static int check_targets(struct at_job *j)
     bool sft = strcmp(at_recipe_text(j->r, "objective"), "sft") == 0;
     act_on(j, "objective");
     if (j->objective)
-        return check_objective(j, d);
+        return at_job_check_objective(j);
     if (d->preference)
         return at_fail(j->cx, AT_EINVAL, "%s holds preferences: lm and sft would "
                        "learn the rejected texts too; use objective: dpo, ipo, "
@@ -248,56 +151,12 @@ static struct at_loader_options loader_options(const struct at_job *j, bool eval
     return o;
 }
 
-/* Instead of loaders: the model in training draws its texts.                 */
-static int open_roller(struct at_job *j)
-{
-    struct at_roller_options o = {
-        .data = at_recipe_text(j->r, "data.path"),
-        .validation = is_set(j, "data.validation")
-                          ? at_recipe_text(j->r, "data.validation") : NULL,
-        .prompt_tokens = size_of(j, "align.prompt_tokens"),
-        .rows = size_of(j, "batch.rows"), .length = size_of(j, "batch.length"),
-        .accumulate = size_of(j, "batch.accumulate"),
-        .k = size_of(j, "align.samples"),
-        .max_new = size_of(j, "align.max_tokens"),
-        .seed = (uint64_t)at_recipe_int(j->r, "seed"),
-        .rate = at_recipe_real(j->r, "align.rate"),
-        .eval_texts = at_recipe_int(j->r, "eval.every") == 0
-                          ? SIZE_MAX
-                          : size_of(j, "eval.batches") *
-                                size_of(j, "batch.rows"),
-    };
-    struct at_ctx *cx = j->cx;
-    int rc;
-    act_on(j, "align.palette");
-    rc = at_weights_read(cx, &cx->run, at_recipe_text(j->r, "align.palette"),
-                         &j->weights);
-    if (rc == AT_OK)
-        rc = at_weights_open(cx, &cx->run, &j->weights,
-                             at_recipe_bool(j->r, "align.commands"),
-                             "align.commands: true", &j->values);
-    if (rc == AT_OK)
-        rc = at_tok_coder_create(cx, j->tok, &j->coder);
-    act_on(j, "align.samples");
-    if (rc == AT_OK)
-        rc = at_roller_create(cx, &o, &j->d, &j->ps, j->k,
-                              at_adapters_attach_quietly, &j->adapters, j->tok,
-                              j->coder, &j->values, &j->weights, &j->roller);
-    if (rc < 0)
-        return rc;
-    j->st->score = j->roller->reward;
-    j->st->score_stride = 1;
-    j->st->old = (const float *const *)j->roller->old;
-    j->memory[AT_MEM_SAMPLES] += at_generator_bytes(j->roller->gen);
-    return AT_OK;
-}
-
 static int open_loaders(struct at_job *j)
 {
     struct at_loader_options o = loader_options(j, false);
     int rc;
     if (needs(j, AT_NEEDS_OLD))
-        return open_roller(j);
+        return at_job_open_roller(j);
     act_on(j, "data.path");
     rc = at_loader_create(j->cx, j->data, &o, &j->train);
     if (rc < 0)
@@ -368,26 +227,6 @@ static int check_sites(struct at_job *j)
 
 /* ---- graph, optimizer, schedule ------------------------------------------------ */
 
-static bool nothing(const void *self, const char *name)
-{
-    (void)self;
-    (void)name;
-    return false;
-}
-
-/* A model trained as a whole is compared with a copy of what it was.         */
-static int open_reference(struct at_job *j)
-{
-    if (!needs(j, AT_NEEDS_REF) || j->adapters.n)
-        return AT_OK;
-    j->reference = at_alloc(j->cx, &j->cx->run, sizeof *j->reference);
-    if (!j->reference)
-        return AT_ENOMEM;
-    at_params_init(j->reference, j->cx, &j->cx->run);
-    j->reference->trains = nothing;
-    return AT_OK;
-}
-
 /* Where the adapters' gradients are computed, if not in the graph.           */
 static int open_offload(struct at_job *j)
 {
@@ -434,7 +273,7 @@ static int build(struct at_job *j)
     int rc;
     act_on(j, "batch.length");
     j->accumulate = s.accumulate;
-    rc = open_reference(j);
+    rc = at_job_open_reference(j);
     if (rc < 0)
         return rc;
     s.reference = j->reference;
@@ -455,7 +294,7 @@ static int build(struct at_job *j)
         j->st->score_stride = 1;
     } else if (rc == AT_OK && needs(j, AT_NEEDS_SCORE) &&
                !needs(j, AT_NEEDS_OLD)) {
-        rc = find_score(j, j->data, &which);
+        rc = at_job_find_score(j, &which);
         j->st->score = j->data->score + which;
         j->st->score_stride = j->data->n_scores;
     }

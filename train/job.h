@@ -1,0 +1,46 @@
+/* What the files that open a job share; inside job*.c only. */
+#ifndef AT_JOB_H
+#define AT_JOB_H
+
+#include "train/run.h"
+
+#include <string.h>
+
+/* Errors that follow are about this key of the recipe.                       */
+static inline void act_on(struct at_job *j, const char *key)
+{
+    j->cx->at = at_recipe_src(j->r, key);
+}
+
+static inline void done_with(struct at_job *j)
+{
+    j->cx->at = (struct at_src){ 0 };
+}
+
+static inline size_t size_of(const struct at_job *j, const char *key)
+{
+    return (size_t)at_recipe_int(j->r, key);
+}
+
+static inline bool is_set(const struct at_job *j, const char *key)
+{
+    return at_recipe_text(j->r, key)[0] != '\0';
+}
+
+static inline bool needs(const struct at_job *j, enum at_objective_needs what)
+{
+    return j->objective && (j->objective->needs & what);
+}
+
+/* job_align.c: what objectives over whole texts need of a job. */
+
+/* Whether the dataset has what the objective learns from; weighs its draws.  */
+int at_job_check_objective(struct at_job *j);
+/* Which of the dataset's scores is trained on.                               */
+int at_job_find_score(struct at_job *j, size_t *which);
+/* Instead of loaders: the model in training draws its texts.                 */
+int at_job_open_roller(struct at_job *j);
+/* A model trained as a whole is compared with a copy of what it was.         */
+int at_job_open_reference(struct at_job *j);
+
+#endif

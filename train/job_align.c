@@ -1,0 +1,135 @@
+/* A job's objective over whole texts: its data, its reference, its draws. */
+#include "train/job.h"
+
+int at_job_find_score(struct at_job *j, size_t *which)
+{
+    const struct at_data *d = j->data;
+    const char *name = at_recipe_text(j->r, "align.score");
+    for (*which = 0; *which < d->n_scores; (*which)++)
+        if (strcmp(d->score_name[*which], name) == 0 ||
+            (!*name && d->n_scores == 1))
+            return AT_OK;
+    act_on(j, "align.score");
+    return at_fail(j->cx, AT_EINVAL, d->n_scores == 0 ? "%s has no scores: make "
+                   "it with 'attune data --score KEY'%s" : *name ? "%s has no "
+                   "score '%s' ('attune inspect' lists them)" : "%s has several "
+                   "scores%s: say which by align.score", at_h5_path(d->f), name);
+}
+
+/* The reward of every draw of a dataset: its scores by the palette's weights. */
+static int weigh_draws(struct at_job *j, const struct at_data *d)
+{
+    const struct at_weights *w = &j->weights;
+    float *reward = at_alloc_n(j->cx, &j->cx->run, (size_t)d->n_docs,
+                               sizeof *reward);
+    int rc = reward ? at_weights_read(j->cx, &j->cx->run, at_recipe_text(j->r,
+                                      "align.palette"), &j->weights)
+                    : AT_ENOMEM;
+    j->reward = reward;
+    if (rc == AT_OK && d->group < 2)
+        return at_fail(j->cx, AT_EINVAL, "objective %s learns from several texts "
+                       "for each prompt, as 'attune rollout' draws them; %s "
+                       "has one", j->objective->name, at_h5_path(d->f));
+    for (size_t v = 0; v < w->n && rc == AT_OK; v++) {
+        size_t at = 0;
+        while (at < d->n_scores && strcmp(d->score_name[at], w->name[v]) != 0)
+            at++;
+        if (at == d->n_scores)
+            return at_fail(j->cx, AT_EINVAL, "%s has no scores '%s', which the "
+                           "palette weighs: draw with the same values",
+                           at_h5_path(d->f), w->name[v]);
+        for (uint64_t i = 0; i < d->n_docs; i++)
+            reward[i] += (float)(w->weight[v] *
+                                 (double)d->score[i * d->n_scores + at]);
+    }
+    return rc;
+}
+
+int at_job_check_objective(struct at_job *j)
+{
+    const struct at_data *d = j->data;
+    const char *path = at_h5_path(d->f);
+    size_t which;
+    if (needs(j, AT_NEEDS_OLD | AT_NEEDS_DRAWS) && !is_set(j, "align.palette"))
+        return at_fail(j->cx, AT_EINVAL, "objective %s moves the model towards "
+                       "a palette: give align.palette, a file by 'attune "
+                       "palette REWARDS --target ... --format json'",
+                       j->objective->name);
+    if (needs(j, AT_NEEDS_REF) && !j->start)
+        return at_fail(j->cx, AT_EINVAL, "objective %s compares with the model "
+                       "that training starts from: give model.path",
+                       j->objective->name);
+    if (needs(j, AT_NEEDS_PAIRS) && !d->preference)
+        return at_fail(j->cx, AT_EINVAL, "objective %s learns from preferences, "
+                       "and %s holds none: its samples need the keys chosen "
+                       "and rejected", j->objective->name, path);
+    if (needs(j, AT_NEEDS_PAIRS) && at_recipe_bool(j->r, "data.stream"))
+        return at_fail(j->cx, AT_EINVAL, "data.stream cuts texts, and objective "
+                       "%s needs them whole", j->objective->name);
+    if (needs(j, AT_NEEDS_DRAWS))
+        return weigh_draws(j, d);
+    return needs(j, AT_NEEDS_SCORE) && !needs(j, AT_NEEDS_OLD)
+               ? at_job_find_score(j, &which) : AT_OK;
+}
+
+int at_job_open_roller(struct at_job *j)
+{
+    struct at_roller_options o = {
+        .data = at_recipe_text(j->r, "data.path"),
+        .validation = is_set(j, "data.validation")
+                          ? at_recipe_text(j->r, "data.validation") : NULL,
+        .prompt_tokens = size_of(j, "align.prompt_tokens"),
+        .rows = size_of(j, "batch.rows"), .length = size_of(j, "batch.length"),
+        .accumulate = size_of(j, "batch.accumulate"),
+        .k = size_of(j, "align.samples"),
+        .max_new = size_of(j, "align.max_tokens"),
+        .seed = (uint64_t)at_recipe_int(j->r, "seed"),
+        .rate = at_recipe_real(j->r, "align.rate"),
+        .eval_texts = at_recipe_int(j->r, "eval.every") == 0
+                          ? SIZE_MAX
+                          : size_of(j, "eval.batches") *
+                                size_of(j, "batch.rows"),
+    };
+    struct at_ctx *cx = j->cx;
+    int rc;
+    act_on(j, "align.palette");
+    rc = at_weights_read(cx, &cx->run, at_recipe_text(j->r, "align.palette"),
+                         &j->weights);
+    if (rc == AT_OK)
+        rc = at_weights_open(cx, &cx->run, &j->weights,
+                             at_recipe_bool(j->r, "align.commands"),
+                             "align.commands: true", &j->values);
+    if (rc == AT_OK)
+        rc = at_tok_coder_create(cx, j->tok, &j->coder);
+    act_on(j, "align.samples");
+    if (rc == AT_OK)
+        rc = at_roller_create(cx, &o, &j->d, &j->ps, j->k,
+                              at_adapters_attach_quietly, &j->adapters, j->tok,
+                              j->coder, &j->values, &j->weights, &j->roller);
+    if (rc < 0)
+        return rc;
+    j->st->score = j->roller->reward;
+    j->st->score_stride = 1;
+    j->st->old = (const float *const *)j->roller->old;
+    j->memory[AT_MEM_SAMPLES] += at_generator_bytes(j->roller->gen);
+    return AT_OK;
+}
+
+static bool nothing(const void *self, const char *name)
+{
+    (void)self;
+    (void)name;
+    return false;
+}
+
+int at_job_open_reference(struct at_job *j)
+{
+    if (!needs(j, AT_NEEDS_REF) || j->adapters.n)
+        return AT_OK;
+    j->reference = at_alloc(j->cx, &j->cx->run, sizeof *j->reference);
+    if (!j->reference)
+        return AT_ENOMEM;
+    at_params_init(j->reference, j->cx, &j->cx->run);
+    j->reference->trains = nothing;
+    return AT_OK;
+}
