@@ -92,7 +92,7 @@ static const struct at_adapter_kind probe_kind = {
 static int make_probe(struct at_ctx *cx, const struct at_decoder *d, size_t N,
                       struct probe *p)
 {
-    *p = (struct probe){ .base = { &probe_kind, NULL, SIZE_MAX },
+    *p = (struct probe){ .base = { .kind = &probe_kind, .n_sites = SIZE_MAX },
                          .plain = d->norm_place == AT_NORM_PRE };
     p->ones = at_alloc_n(cx, &cx->run, N, sizeof *p->ones);
     p->zeros = at_alloc_n(cx, &cx->run, N, sizeof *p->zeros);
