@@ -141,7 +141,7 @@ static void set_weights(struct net *t, enum mode mode, int user)
     for (int site = 0; site < 2; site++) {
         fill_param(param(t, site, ".weight"), 1 + site);
         fill_param(param(t, site, ".bias"), 3 + site);
-        for (int i = 0; i < 4 && f->tail[i]; i++)
+        for (int i = 0; user >= 0 && i < 4 && f->tail[i]; i++)
             fill_param(param(t, site, f->tail[i]), f->s[site][i] + user);
         if (mode == MERGED)
             OK(&t->cx, f->kind->add(&t->cx, t->list.a[0], &t->ps,
@@ -150,13 +150,21 @@ static void set_weights(struct net *t, enum mode mode, int user)
     }
 }
 
-static void attach(struct net *t, enum mode mode)
+struct users { struct at_adapter *a; struct at_val *mask[2][2]; };
+
+static struct at_val *routed(struct at_graph *g, void *self, const char *site,
+                             at_fn *f, const void *f_self, struct at_val *x);
+
+static void attach(struct net *t, enum mode mode, struct users *users)
 {
-    struct at_guest *guest;
+    struct at_guest *guest = at_alloc(&t->cx, &t->cx.plan, sizeof *guest);
     t->list.a[0]->folded = mode == MERGED;
-    if (mode == DETACHED) {
-        guest = at_alloc(&t->cx, &t->cx.plan, sizeof *guest);
+    if (users || mode == DETACHED) {
         *guest = (struct at_guest){ all_sites, detached, t->list.a[0], NULL };
+        if (users)
+            users->a = t->list.a[0];
+        if (users)
+            *guest = (struct at_guest){ all_sites, routed, users, NULL };
         t->g->guests = guest;
         return;
     }
@@ -165,8 +173,8 @@ static void attach(struct net *t, enum mode mode)
         OK(&t->cx, at_taps_attach(t->g, t->family->kind));
 }
 
-static void open_net(struct net *t, const struct family *f, enum mode mode,
-                     int user)
+static void open_net_by(struct net *t, const struct family *f, enum mode mode,
+                        int user, struct users *users)
 {
     const struct layer one = { sites[0], D1, D0 }, two = { sites[1], D2, D1 };
     static const int32_t target[N] = { 0, 1, 2, 2, 1, 0 };
@@ -180,7 +188,7 @@ static void open_net(struct net *t, const struct family *f, enum mode mode,
                                &t->list));
     OK(&t->cx, at_graph_create(&t->cx, &t->cx.plan, &t->ps, &at_kernels_ref,
                                &t->g));
-    attach(t, mode);
+    attach(t, mode, users);
     t->x = at_input(t->g, "x", AT_REAL, at_shape2(N, D0));
     t->target = at_input(t->g, "target", AT_I32, at_shape1(N));
     t->weight = at_input(t->g, "weight", AT_REAL, at_shape1(N));
@@ -194,9 +202,15 @@ static void open_net(struct net *t, const struct family *f, enum mode mode,
     OK(&t->cx, at_plan_create(t->g, &t->loss, 1, &t->plan));
     OK(&t->cx, at_plan_bind(&t->cx, t->plan));
     OK(&t->cx, at_params_seal(&t->ps));
-    set_weights(t, mode, user);
+    set_weights(t, mode, users ? -1 : user);
     fill(t->x->data, 0, N * D0);
     memcpy(t->target->data, target, sizeof target);
+}
+
+static void open_net(struct net *t, const struct family *f, enum mode mode,
+                     int user)
+{
+    open_net_by(t, f, mode, user, NULL);
 }
 
 /* Runs with the loss over the rows of `mask` as a mean of n.                 */
@@ -226,10 +240,13 @@ static const struct at_tapped *tap_of(const struct net *t, int site)
     return NULL;
 }
 
-/* The site's gradient by a worker, over the given rows; how many numbers.     */
-static size_t work(struct net *t, int site, const size_t *row, size_t n,
-                   double *grad)
+/* The gradient of the adapter `owner`.SITE (NULL: SITE) by a worker, over the
+ * given rows of the site; how many numbers.                                   */
+static size_t work_as(struct net *t, int site, const char *owner,
+                      const size_t *row, size_t n, double *grad)
 {
+    const char *name = owner ? at_sprintf(&t->cx, &t->cx.plan, "%s.%s", owner,
+                                          sites[site]) : sites[site];
     const struct at_tapped *p = tap_of(t, site);
     size_t C = p->x->shape.d[1], M = p->dy->shape.d[1], size;
     double x[N * D0], dy[N * D1], *w[4];
@@ -242,12 +259,19 @@ static size_t work(struct net *t, int site, const size_t *row, size_t n,
         memcpy(dy + i * M, (double *)p->dy->data + row[i] * M, M * sizeof *dy);
     }
     for (size_t i = 0; i < at_work_params(k); i++)
-        w[i] = param(t, site, at_work_tail(k, i))->val.data;
+        w[i] = at_adapter_param(&t->cx, &t->ps, name,
+                                at_work_tail(k, i))->val.data;
     at_work_run(k, x, dy, n, w, grad);
     size = at_work_size(k);
     assert_true(size <= MOST);
     at_work_destroy(k);
     return size;
+}
+
+static size_t work(struct net *t, int site, const size_t *row, size_t n,
+                   double *grad)
+{
+    return work_as(t, site, NULL, row, n, grad);
 }
 
 static const size_t every_row[N] = { 0, 1, 2, 3, 4, 5 };
@@ -505,7 +529,7 @@ static void test_tap_is_a_copy(void **state)
     struct at_params ps;
     struct at_graph *g;
     struct at_plan *plan;
-    struct at_val *x, *y, *seed;
+    struct at_val *x, *y, *other, *seed;
     struct at_run r = { .k = &at_kernels_ref };
     (void)state;
     at_ctx_init(&cx);
@@ -513,7 +537,8 @@ static void test_tap_is_a_copy(void **state)
     OK(&cx, at_graph_create(&cx, &cx.plan, &ps, &at_kernels_ref, &g));
     x = at_weight(g, "x", at_shape2(1, 2), (struct at_init){ 0 });
     y = at_scale(g, x, 3);
-    y = at_add(g, at_tap(g, y, x), at_scale(g, y, 5));
+    other = at_scale(g, y, 5);  /* adds to y's gradient, after the tap        */
+    y = at_add(g, at_scale(g, at_tap(g, y, x), 1), other);
     seed = at_input(g, "seed", AT_REAL, at_shape2(1, 2));
     OK(&cx, at_grad(g, y, seed));
     OK(&cx, at_plan_create(g, &y, 1, &plan));
@@ -551,6 +576,79 @@ static void test_fold(void **state)
     close_net(&t);
 }
 
+/* ---- users --------------------------------------------------------------------------- */
+
+static const double belongs[2][N] = { { 1, 0, 1, 0, 0, 1 },
+                                      { 0, 1, 0, 1, 1, 0 } };
+static const char *const user_name[] = { "user0", "user1" };
+
+/* f(x) and, of each row, its user's adapter alone.                            */
+static struct at_val *routed(struct at_graph *g, void *self, const char *site,
+                             at_fn *f, const void *f_self, struct at_val *x)
+{
+    struct users *u = self;
+    struct at_val *y = f(g, f_self, x);
+    size_t M = y->shape.d[1];
+    for (int k = 0; k < 2; k++) {
+        const char *name = at_sprintf(g->cx, g->arena, "%s.%s", user_name[k],
+                                      site);
+        struct at_val *d = u->a->kind->delta(u->a, g, name, NULL, x, M, false);
+        struct at_val *m = at_input(g, "mask", AT_REAL, at_shape2(N, M));
+        u->mask[site == sites[1]][k] = m;
+        y = at_add(g, y, at_mul(g, d, m));
+    }
+    return at_tap(g, y, x);
+}
+
+static void fill_users(struct net *t, struct users *u)
+{
+    for (int site = 0; site < 2; site++)
+        for (int k = 0; k < 2; k++) {
+            size_t M = site ? D2 : D1;
+            char name[64];
+            for (size_t i = 0; i < N * M; i++)
+                ((double *)u->mask[site][k]->data)[i] = belongs[k][i / M];
+            snprintf(name, sizeof name, "%s.%s", user_name[k], sites[site]);
+            for (int i = 0; i < 2; i++)
+                fill_param(at_adapter_param(&t->cx, &t->ps, name,
+                                            families[0].tail[i]),
+                           families[0].s[site][i] + 5 * k);
+        }
+}
+
+/* Two users' low-rank adapters in one pass: its loss, and of each user the
+ * gradient of its own rows, which is that of a run of its own.                */
+static void test_users(void **state)
+{
+    static const size_t row[2][3] = { { 0, 2, 5 }, { 1, 3, 4 } };
+    static const double sum_a[] = { -.237376982939025, -.223225414161545 };
+    static const double sum_b[] = { .0661577439638129, .0852768908453697 };
+    struct users u = { 0 };
+    struct net t, own;
+    (void)state;
+    open_net_by(&t, &families[0], TAPPED, 0, &u);
+    fill_users(&t, &u);
+    near(run_net(&t, 63, N), 1.1235271022105098, 1e-12);
+    for (int k = 0; k < 2; k++) {
+        double grad[MOST], a = 0, b = 0, alone[MOST];
+        open_net(&own, &families[0], TAPPED, 5 * k);
+        run_net(&own, k ? 1 << 1 | 1 << 3 | 1 << 4 : 1 << 0 | 1 << 2 | 1 << 5,
+                N);
+        for (int site = 0; site < 2; site++) {
+            size_t n = work_as(&t, site, user_name[k], row[k], 3, grad);
+            for (size_t i = 0; i < n && site == 0; i++)
+                *(i < 2 * D0 ? &a : &b) += grad[i];
+            work(&own, site, row[k], 3, alone);
+            for (size_t i = 0; i < n; i++)
+                near(grad[i], alone[i], 1e-15);
+        }
+        near(a, sum_a[k], 1e-12);
+        near(b, sum_b[k], 1e-12);
+        close_net(&own);
+    }
+    close_net(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -563,6 +661,7 @@ int main(void)
         cmocka_unit_test(test_detached_is_wrong),
         cmocka_unit_test(test_tap_is_a_copy),
         cmocka_unit_test(test_fold),
+        cmocka_unit_test(test_users),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
