@@ -247,8 +247,9 @@ const struct at_key at_keys[] = {
       .help = "Whose decisions learn from the task: all, or only of what is "
               "executed (a skipped text then stays skipped)." },
 
-    { "offload.engine", CHOICE("none|local", "none"),
-      .help = "local: threads beside those of the model." },
+    { "offload.engine", CHOICE("none|local|nats", "none"),
+      .help = "local: threads beside those of the model; nats: machines that "
+              "run `attune worker`." },
     { "offload.workers", INT(1, 1024, "1"), .with = "offload.engine=local",
       .help = "Threads; any number gives the same bits." },
     { "offload.merged", BOOL("false"), .with = "offload.engine",
@@ -258,6 +259,32 @@ const struct at_key at_keys[] = {
       .unit = "rows",
       .help = "Most rows of a block; 384 gives the bits of training without "
               "offload." },
+    { "offload.url", TEXT(TEXT, ""), .with = "offload.engine=nats",
+      .also = "server nats_url",
+      .help = "The NATS server, such as nats://host:4222." },
+    { "offload.credentials", TEXT(PATH, ""), .with = "offload.engine=nats",
+      .help = "File of the trainer's credentials, made by `attune offload "
+              "keys`; empty: the server asks for none." },
+    { "offload.name", TEXT(TEXT, ""), .with = "offload.engine=nats",
+      .help = "The run's name on the server; by default that of the "
+              "credentials, or attune." },
+    { "offload.window", INT(1, 4096, "32"), .with = "offload.engine=nats",
+      .unit = "blocks",
+      .help = "Most blocks on their way at once." },
+    { "offload.ack_wait_s", REAL(0.05, 86400, "10"), .unit = "seconds",
+      .with = "offload.engine=nats", .also = "ack_wait",
+      .help = "A block that a worker has not answered for so long is given to "
+              "another." },
+    { "offload.patience_s", REAL(0.05, 1e6, "30"), .unit = "seconds",
+      .with = "offload.engine=nats",
+      .help = "How long no gradient may come before `without` applies." },
+    { "offload.without", CHOICE("local|stop", "local"),
+      .with = "offload.engine=nats",
+      .help = "When no worker answers: compute here until one does, or stop "
+              "with a checkpoint." },
+    { "offload.verify", REAL(0, 1, "0.01"), .with = "offload.engine=nats",
+      .help = "Share of the blocks computed here as well; a worker whose "
+              "gradient is another is quarantined." },
 
     { "freeze", TEXT(PATTERN, ""), .also = "frozen freeze_layers",
       .help = "Parameters kept as they are: searched in each name, such as "

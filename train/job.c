@@ -235,6 +235,13 @@ static int open_offload(struct at_job *j)
         .workers = size_of(j, "offload.workers"),
         .rows = size_of(j, "offload.rows"),
         .merged = at_recipe_bool(j->r, "offload.merged"),
+        .url = at_recipe_text(j->r, "offload.url"),
+        .credentials = at_recipe_text(j->r, "offload.credentials"),
+        .name = at_recipe_text(j->r, "offload.name"),
+        .ack_wait_s = at_recipe_real(j->r, "offload.ack_wait_s"),
+        .patience_s = at_recipe_real(j->r, "offload.patience_s"),
+        .verify = at_recipe_real(j->r, "offload.verify"),
+        .stop = strcmp(at_recipe_text(j->r, "offload.without"), "stop") == 0,
     };
     size_t N = size_of(j, "batch.rows") * size_of(j, "batch.length");
     act_on(j, "offload.engine");
@@ -242,6 +249,8 @@ static int open_offload(struct at_job *j)
         return AT_OK;
     if (s.rows > N)
         s.rows = N;
+    if (strcmp(s.engine, "nats") == 0)
+        s.window = size_of(j, "offload.window");
     if (s.merged && needs(j, AT_NEEDS_REF))
         return at_fail(j->cx, AT_EINVAL, "objective %s compares with the model "
                        "without its adapter, and offload.merged has only one "

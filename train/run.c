@@ -95,9 +95,27 @@ static int handle_nonfinite(struct loop *l)
     return rc;
 }
 
+static int save(struct at_job *j, bool best);
+
+/* The step was not to be had (workers): the run is as it was before it.      */
+static int give_up_step(struct at_job *j, const struct at_state *before)
+{
+    struct at_err why = j->cx->err;
+    int rc;
+    j->s = *before;
+    rc = save(j, false);
+    if (rc < 0)
+        return rc;
+    j->cx->err = why;
+    return at_note(j->cx, AT_EINTR, "training; a checkpoint of step %llu is "
+                   "written.  Go on with: attune resume %s",
+                   (unsigned long long)before->step, j->dir);
+}
+
 static int one_step(struct loop *l)
 {
     struct at_job *j = l->j;
+    struct at_state before = j->s;
     struct at_step_result r;
     struct at_cursor next;
     int rc;
@@ -109,6 +127,8 @@ static int one_step(struct loop *l)
     j->s.cursor = next;
     rc = at_step_run(j->st, l->batch, j->o,
                      at_schedule_lr(&j->schedule, j->s.step), j->s.step, &r);
+    if (rc == AT_EINTR)
+        return give_up_step(j, &before);
     if (rc < 0 && rc != AT_ENONFINITE)
         return rc;
     j->s.tokens += r.n_tokens;

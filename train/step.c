@@ -493,6 +493,32 @@ static void micro_step(struct at_step *st, const struct at_batch *b,
     sum_ce(&st->train, b, sum);
 }
 
+/* All micro-batches of a step: its gradient, and what was measured beside.   */
+static int gradient(struct at_step *st, const struct at_batch *const *batch,
+                    double weight, const struct at_seqs *whole,
+                    struct at_run *run, struct at_eval_sum *sum,
+                    struct at_step_result *r)
+{
+    struct at_offload *away = st->set.offload;
+    int rc = AT_OK, last;
+    clear_gauges(&st->train);
+    r->penalty = 0;
+    if (away)
+        at_offload_begin(away, run->step);
+    for (size_t i = 0; i < st->set.accumulate && rc == AT_OK; i++) {
+        run->micro = i;
+        st->share = (double)batch[i]->n_targets * weight;
+        micro_step(st, batch[i], weight, whole, run, sum);
+        r->penalty += read_gauges(st, &st->train);
+        if (away)
+            rc = at_offload_send(away, st->train.plan->g);
+    }
+    if (!away)
+        return rc;
+    last = at_offload_finish(away);
+    return rc < 0 ? rc : last;
+}
+
 /* The mean and its standard error, of n terms with these sums.               */
 static void mean_of(struct at_step_result *r, double mean, double sum2,
                     double n)
@@ -506,11 +532,11 @@ int at_step_run(struct at_step *st, const struct at_batch *const *batch,
                 struct at_step_result *r)
 {
     struct at_run run = { st->k, st->set.seed, step, 0 };
-    struct at_eval_sum sum = { 0 };
+    struct at_eval_sum sum;
     struct at_seqs whole = count(st, batch);
     struct at_offload *away = st->set.offload;
     double weight;
-    int rc = AT_OK;
+    int rc;
 
     *r = (struct at_step_result){ .lr = lr };
     for (size_t i = 0; i < st->set.accumulate; i++) {
@@ -521,21 +547,10 @@ int at_step_run(struct at_step *st, const struct at_batch *const *batch,
         return at_fail(st->cx, AT_EINVAL, "step %llu has no token to train on: "
                        "every target is masked", (unsigned long long)step);
     weight = 1 / (double)r->n_targets;
-    clear_gauges(&st->train);
-    if (away)
-        at_offload_begin(away);
-    for (size_t i = 0; i < st->set.accumulate && rc == AT_OK; i++) {
-        run.micro = i;
-        st->share = (double)batch[i]->n_targets * weight;
-        micro_step(st, batch[i], weight, &whole, &run, &sum);
-        r->penalty += read_gauges(st, &st->train);
-        if (away)
-            rc = at_offload_send(away, st->train.plan->g);
-    }
-    if (away) {
-        int last = at_offload_finish(away);
-        rc = rc < 0 ? rc : last;
-    }
+    do {
+        sum = (struct at_eval_sum){ 0 };
+        rc = gradient(st, batch, weight, &whole, &run, &sum, r);
+    } while (rc == AT_OK && st->set.offload && st->set.offload->again);
     if (rc < 0)
         return rc;
     at_step_means(&sum.o, r);

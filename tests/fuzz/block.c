@@ -1,7 +1,7 @@
 /* Fuzzes reading blocks.  Byte 0: bit 0, a result is expected, not a task; bit
- * 1, length and checksum are made right first, so that what they cover is
- * reached.  The rest is the message.  What is read must be written back the
- * same.                                                                      */
+ * 2, weights; bit 1, length and checksum are made right first, so that what they
+ * cover is reached.  The rest is the message.  What is read must be written back
+ * the same.                                                                  */
 #include "train/offload/block.h"
 
 #include <stdlib.h>
@@ -56,7 +56,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (n < 1)
         return 0;
     at_ctx_init(&cx);
-    want.kind = data[0] & 1 ? AT_BLOCK_RESULT : AT_BLOCK_TASK;
+    want.kind = data[0] & 4 ? AT_BLOCK_WEIGHTS :
+                data[0] & 1 ? AT_BLOCK_RESULT : AT_BLOCK_TASK;
     copy = malloc(n);
     require(copy != NULL, "memory", &cx);
     memcpy(copy, data + 1, n - 1);

@@ -66,8 +66,8 @@ static void values_of(const struct at_message *m, uint64_t v[FIELDS])
 
 static size_t numbers(const struct at_message *m)
 {
-    return m->kind == AT_BLOCK_RESULT ? (size_t)m->size
-                                      : (size_t)m->rows * ((size_t)m->C + m->M);
+    return m->kind != AT_BLOCK_TASK ? (size_t)m->size
+                                    : (size_t)m->rows * ((size_t)m->C + m->M);
 }
 
 size_t at_message_bytes(const struct at_message *m)
@@ -110,7 +110,7 @@ void at_message_write(const struct at_message *m, const float *x,
     values_of(m, v);
     for (size_t i = 0; i < FIELDS; i++)
         put(to + fields[i].at, v[i], fields[i].n);
-    if (m->kind == AT_BLOCK_RESULT) {
+    if (m->kind != AT_BLOCK_TASK) {
         put_floats(at, x, m->size);
     } else {
         at = put_floats(at, x, (size_t)m->rows * m->C);
@@ -178,11 +178,11 @@ static int check_numbers(struct at_ctx *cx, const struct at_message *m,
                          const unsigned char *from)
 {
     const unsigned char *at = from + AT_BLOCK_HEADER;
-    for (size_t i = 0; i < m->size && m->kind == AT_BLOCK_RESULT; i++) {
+    for (size_t i = 0; i < m->size && m->kind != AT_BLOCK_TASK; i++) {
         float x;
         at = get_floats(at, &x, 1);
         if (!isfinite(x))
-            return bad(cx, "its gradient is not finite");
+            return bad(cx, "a number of it is not finite");
     }
     return AT_OK;
 }
@@ -215,7 +215,7 @@ void at_message_get(const struct at_message *m, const unsigned char *from,
                     float *x, float *dy)
 {
     const unsigned char *at = from + AT_BLOCK_HEADER;
-    if (m->kind == AT_BLOCK_RESULT) {
+    if (m->kind != AT_BLOCK_TASK) {
         get_floats(at, x, m->size);
         return;
     }

@@ -1,5 +1,5 @@
-/* Blocks as messages: rows of a site going to a worker, and the gradient of its
- * adapter coming back.  A message is whole in itself and trusted in nothing:
+/* Blocks as messages: rows of a site going to a worker, the weights of its
+ * adapter, and the adapter's gradient coming back.  A message is whole in itself and trusted in nothing:
  * lengths and shapes are checked before use, and a checksum covers all of it.
  *
  *     0  magic "ATBLOCK\n"         8  u16 version, u8 kind, u8 type (1: f32)
@@ -10,6 +10,7 @@
  *    80  u32 rows, C, M, size     96  XXH3-128 of the message, this being zero
  *   112  zero [16]               128  task: x [rows,C], dy [rows,M]
  *                                     result: grad [size]
+ *                                     weights: [size], a part of a site's
  *
  * All little-endian.  The checksum finds damage, not a forger: who may send is
  * the transport's to say.                                                    */
@@ -19,7 +20,8 @@
 #include "base/base.h"
 
 enum { AT_BLOCK_HEADER = 128, AT_BLOCK_VERSION = 1, AT_BLOCK_MAX = 4 << 20 };
-enum at_block_kind { AT_BLOCK_TASK = 1, AT_BLOCK_RESULT = 2 };
+enum at_block_kind { AT_BLOCK_TASK = 1, AT_BLOCK_RESULT = 2,
+                     AT_BLOCK_WEIGHTS = 3 };
 
 struct at_message {
     enum at_block_kind kind;
@@ -32,16 +34,16 @@ struct at_message {
 
 /* Bytes of the message; 0: its shape is not one (or above AT_BLOCK_MAX).     */
 size_t at_message_bytes(const struct at_message *m);
-/* Writes a message of at_message_bytes: a task of x and dy, or a result of grad
- * (dy NULL).                                                                 */
+/* Writes a message of at_message_bytes: a task of x and dy, or else x alone (dy
+ * NULL).                                                                     */
 void at_message_write(const struct at_message *m, const float *x,
                       const float *dy, unsigned char *to);
 /* Reads a header and checks the whole message: AT_EFORMAT where it is damaged,
- * of another version, kind, run or incarnation than `want`'s, or a result with
- * a number that is not finite.                                               */
+ * of another version, kind, run or incarnation than `want`'s, or not a task and
+ * with a number that is not finite.                                          */
 int at_message_read(struct at_ctx *cx, const unsigned char *from, size_t n,
                     const struct at_message *want, struct at_message *m);
-/* The numbers of a message that was read: x or grad, and dy.                 */
+/* The numbers of a message that was read: x, and a task's dy.                */
 void at_message_get(const struct at_message *m, const unsigned char *from,
                     float *x, float *dy);
 /* Whether a result is the answer to a task.                                  */

@@ -1,7 +1,6 @@
 /* The engine `local`: threads of this process.  A thread computes whole blocks
  * alone, so a block's bits do not depend on how many there are.              */
 #include "train/offload/offload.h"
-#include "train/offload/work.h"
 
 #include <errno.h>
 #include <omp.h>
@@ -43,35 +42,10 @@ static int create(struct at_ctx *cx, struct at_arena *arena,
     return AT_OK;
 }
 
-static int make_works(struct at_ctx *cx, struct at_arena *arena,
-                      const struct at_offload *o, struct at_work **work)
-{
-    int rc = AT_OK;
-    for (size_t i = 0; i < o->n_shapes && rc == AT_OK; i++)
-        rc = at_work_create(cx, arena, o->adapter, o->k, o->set.rows,
-                            o->shape[i].C, o->shape[i].M, &work[i]);
-    return rc;
-}
-
 static size_t bytes(const struct at_engine *e)
 {
     const struct local *l = (const struct local *)e;
-    const struct at_offload *o = l->o;
-    struct at_work *work[AT_COUNT(o->shape)] = { 0 };
-    size_t n = 0;
-    if (make_works(o->cx, &o->cx->scratch, o, work) < 0)
-        return 0;
-    for (size_t i = 0; i < o->n_shapes; i++)
-        n += at_work_bytes(work[i]);
-    return n * o->set.workers;
-}
-
-static void compute(const struct worker *w, struct at_task *t)
-{
-    at_real *param[AT_SITE_PARAMS];
-    for (size_t i = 0; i < t->site->n_params; i++)
-        param[i] = t->site->param[i]->val.data;
-    at_work_run(w->work[t->site->shape], t->x, t->dy, t->n, param, t->grad);
+    return at_offload_works_bytes(l->o) * l->o->set.workers;
 }
 
 static void *serve(void *self)
@@ -88,7 +62,7 @@ static void *serve(void *self)
             break;
         t = l->queue[l->taken++ % l->o->n_slots];
         pthread_mutex_unlock(&l->lock);
-        compute(w, t);
+        at_offload_compute(w->work, t);
         pthread_mutex_lock(&l->lock);
         t->done = true;
         pthread_cond_broadcast(&l->finished);
@@ -105,7 +79,7 @@ static int start_one(struct at_ctx *cx, struct local *l, struct worker *w)
     w->work = at_alloc_n(cx, &cx->run, o->n_shapes, sizeof(struct at_work *));
     if (!w->work)
         return AT_ENOMEM;
-    rc = make_works(cx, &cx->run, o, w->work);
+    rc = at_offload_works(o, &cx->run, w->work);
     for (size_t i = 0; i < o->n_shapes && rc == AT_OK; i++)
         rc = at_work_start(w->work[i]);
     if (rc < 0)
@@ -173,6 +147,14 @@ static void destroy(struct at_engine *e)
     l->ready = false;
 }
 
+static void count(const struct at_engine *e, struct at_offload_counts *c)
+{
+    const struct local *l = (const struct local *)e;
+    c->blocks = l->taken;
+    c->workers = l->o->set.workers;
+}
+
 const struct at_engine_impl at_engine_local = {
-    "local", create, bytes, start, put, wait_for, destroy
+    .name = "local", .create = create, .bytes = bytes, .start = start,
+    .put = put, .wait = wait_for, .count = count, .destroy = destroy,
 };

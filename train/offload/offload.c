@@ -3,7 +3,6 @@
 
 #include "train/adapters/lora.h"
 #include "train/offload/taps.h"
-#include "train/offload/work.h"
 
 #include <string.h>
 
@@ -11,7 +10,8 @@
  * rows take other paths, with other roundings.                               */
 enum { FEW = 16 };
 
-static const struct at_engine_impl *const engines[] = { &at_engine_local };
+static const struct at_engine_impl *const engines[] = { &at_engine_local,
+                                                       &at_engine_nats };
 
 /* ---- building ----------------------------------------------------------------- */
 
@@ -49,7 +49,7 @@ int at_offload_create(struct at_ctx *cx, struct at_arena *arena,
     o->adapter->folded = s->merged;
     o->ps = ps;
     o->k = k;
-    o->n_slots = 2 * s->workers + 2;
+    o->n_slots = s->window ? s->window : 2 * s->workers + 2;
     ps->elsewhere = true;
     for (size_t i = 0; i < AT_COUNT(engines); i++)
         if (strcmp(engines[i]->name, s->engine) == 0) {
@@ -123,6 +123,7 @@ static int find_site(struct at_offload *o, const struct at_tapped *t,
     if (o->slot_size < need)
         o->slot_size = need;
     o->bytes_a_token += (double)(s->M * sizeof(at_real));
+    o->batch_blocks += (o->rows + o->set.rows - 1) / o->set.rows;
     return rc;
 }
 
@@ -230,11 +231,47 @@ void at_offload_destroy(struct at_offload *o)
     o->memory = o->base = NULL;
 }
 
+/* ---- for engines ------------------------------------------------------------------ */
+
+int at_offload_works(const struct at_offload *o, struct at_arena *arena,
+                     struct at_work **work)
+{
+    int rc = AT_OK;
+    for (size_t i = 0; i < o->n_shapes && rc == AT_OK; i++)
+        rc = at_work_create(o->cx, arena, o->adapter, o->k, o->set.rows,
+                            o->shape[i].C, o->shape[i].M, &work[i]);
+    return rc;
+}
+
+size_t at_offload_works_bytes(const struct at_offload *o)
+{
+    struct at_work *work[AT_COUNT(o->shape)] = { 0 };
+    size_t n = 0;
+    if (at_offload_works(o, &o->cx->scratch, work) < 0)
+        return 0;
+    for (size_t i = 0; i < o->n_shapes; i++)
+        n += at_work_bytes(work[i]);
+    return n;
+}
+
+void at_offload_compute(struct at_work *const *work, struct at_task *t)
+{
+    at_real *param[AT_SITE_PARAMS];
+    for (size_t i = 0; i < t->site->n_params; i++)
+        param[i] = t->site->param[i]->val.data;
+    at_work_run(work[t->site->shape], t->x, t->dy, t->n, param, t->grad);
+}
+
 /* ---- a step ---------------------------------------------------------------------- */
 
-void at_offload_begin(struct at_offload *o)
+void at_offload_begin(struct at_offload *o, uint64_t step)
 {
     memset(o->ps->flat_grad, 0, o->ps->n_flat * sizeof *o->ps->flat_grad);
+    o->first = o->sent;
+    o->step = step;
+    o->of = 0;
+    if (o->engine->impl->begin)
+        o->engine->impl->begin(o->engine);
 }
 
 /* Adds the oldest block that is out to its site's gradient.                  */
@@ -242,7 +279,9 @@ static int sum_one(struct at_offload *o)
 {
     struct at_task *t = &o->slot[o->summed % o->n_slots];
     const at_real *grad = t->grad;
+    double now = at_now_s();
     int rc = o->engine->impl->wait(o->cx, o->engine, t);
+    o->wait_s += at_now_s() - now;
     o->summed++;
     for (size_t i = 0; i < t->site->n_params && rc == AT_OK; i++) {
         struct at_param *p = t->site->param[i];
@@ -299,6 +338,9 @@ static int send_site(struct at_offload *o, const struct at_offload_site *s,
         if (rc < 0)
             return rc;
         t->site = s;
+        t->step = o->step;
+        t->block = (uint32_t)(o->sent - o->first);
+        t->of = o->of;
         if (take_rows(t, tap->x->data, tap->dy->data, rows * i / blocks,
                       rows * (i + 1) / blocks) == 0)
             continue;
@@ -312,6 +354,7 @@ int at_offload_send(struct at_offload *o, const struct at_graph *g)
 {
     const struct at_offload_site *s = o->site;
     int rc = AT_OK;
+    o->of += (uint32_t)o->batch_blocks;
     for (const struct at_tapped *t = g->taps; t && rc == AT_OK; t = t->next)
         rc = send_site(o, s++, t);
     return rc;
@@ -325,17 +368,28 @@ int at_offload_finish(struct at_offload *o)
         int one = sum_one(o);
         rc = rc < 0 ? rc : one;
     }
+    o->again = o->engine->impl->settle && !o->engine->impl->settle(o->engine);
     return rc;
+}
+
+void at_offload_count(const struct at_offload *o, struct at_offload_counts *c)
+{
+    *c = (struct at_offload_counts){ 0 };
+    o->engine->impl->count(o->engine, c);
+    c->wait_s = o->wait_s;
 }
 
 void at_offload_describe(const struct at_offload *o, struct at_text *t)
 {
     char each[32], held[32];
-    at_text_addf(t, "offload     %s, %zu worker%s, %s: %zu sites, %s a token "
-                 "of x and dy at most; %s of blocks%s\n", o->set.engine,
-                 o->set.workers, o->set.workers == 1 ? "" : "s",
-                 o->set.merged ? "merged" : "unmerged", o->n_sites,
-                 at_bytes_text(each, o->bytes_a_token),
+    if (o->set.window)
+        at_text_addf(t, "offload     %s, %s", o->set.engine, o->set.url);
+    else
+        at_text_addf(t, "offload     %s, %zu worker%s", o->set.engine,
+                     o->set.workers, o->set.workers == 1 ? "" : "s");
+    at_text_addf(t, ", %s: %zu sites, %s a token of x and dy at most; %s of "
+                 "blocks%s\n", o->set.merged ? "merged" : "unmerged",
+                 o->n_sites, at_bytes_text(each, o->bytes_a_token),
                  at_bytes_text(held, (double)(o->n_slots * o->slot_size *
                                               sizeof(at_real))),
                  o->set.merged ? ", a copy of the merged weights" : "");

@@ -17,7 +17,7 @@
 #ifndef AT_OFFLOAD_H
 #define AT_OFFLOAD_H
 
-#include "train/adapters/adapter.h"
+#include "train/offload/work.h"
 
 enum { AT_SITE_PARAMS = 8 };
 
@@ -25,6 +25,24 @@ struct at_offload_settings {
     const char *engine;
     size_t workers, rows;       /* threads; most rows of a block              */
     bool merged;
+    size_t window;              /* blocks on their way at once; 0: by workers */
+    /* Of engine nats.                                                        */
+    const char *url, *credentials, *name;
+    double ack_wait_s, patience_s, verify;
+    bool stop;                  /* without workers, instead of computing here */
+};
+
+/* What an engine did since it started. */
+struct at_offload_counts {
+    uint64_t blocks;            /* gradients that came back                   */
+    uint64_t bytes;             /* of messages, both ways                     */
+    uint64_t repeats;           /* blocks given out more than once            */
+    uint64_t refused;           /* results that were not believed             */
+    uint64_t late;              /* results of blocks that were done           */
+    uint64_t checked;           /* results that were computed here as well    */
+    uint64_t here;              /* blocks computed here for want of workers   */
+    double wait_s;              /* that training stood still for them         */
+    size_t workers, quarantined;
 };
 
 struct at_offload_site {
@@ -41,6 +59,8 @@ struct at_task {
     const struct at_offload_site *site;
     size_t n;                   /* rows                                       */
     at_real *x, *dy, *grad;     /* [n,C] [n,M] [size]                         */
+    uint64_t step;
+    uint32_t block, of;         /* of the step                                */
     bool done;                  /* the engine's                               */
 };
 
@@ -57,15 +77,23 @@ struct at_engine_impl {
                   const struct at_offload *o, struct at_engine **e);
     size_t (*bytes)(const struct at_engine *e);
     int (*start)(struct at_ctx *cx, struct at_engine *e);
+    /* The adapters' weights stay as they are until the next begin; NULL: it
+     * makes no difference.                                                   */
+    void (*begin)(struct at_engine *e);
     /* Hands t over; never more than o->n_slots at once.  Whose it is until
      * wait has returned: the engine's.                                       */
     void (*put)(struct at_engine *e, struct at_task *t);
-    /* Until t->grad holds its gradient, or it cannot be had.                 */
+    /* Until t->grad holds its gradient, or it cannot be had; AT_EINTR: the
+     * recipe wants the run stopped for that.                                 */
     int (*wait)(struct at_ctx *cx, struct at_engine *e, struct at_task *t);
+    /* After the last wait of a step, whether all that was waited for can be
+     * relied on; NULL: always.  Where not, the step is taken again.          */
+    bool (*settle)(struct at_engine *e);
+    void (*count)(const struct at_engine *e, struct at_offload_counts *c);
     void (*destroy)(struct at_engine *e);   /* also after a failed start      */
 };
 
-extern const struct at_engine_impl at_engine_local;
+extern const struct at_engine_impl at_engine_local, at_engine_nats;
 
 struct at_offload {
     struct at_ctx *cx;
@@ -81,6 +109,12 @@ struct at_offload {
     struct at_task *slot;
     size_t n_slots, slot_size;          /* numbers of a slot                  */
     uint64_t sent, summed;              /* blocks; a slot each, in turns      */
+    uint64_t first;                     /* of the step                        */
+    uint64_t step;
+    size_t batch_blocks;                /* of a batch, at most                */
+    uint32_t of;                        /* of the step up to this batch       */
+    bool again;                         /* the step is to be taken again      */
+    double wait_s;
     at_real *memory, *base;
     size_t n_base;                      /* numbers of all merged weights      */
     double bytes_a_token;               /* of x and dy                        */
@@ -104,11 +138,18 @@ int at_offload_start(struct at_offload *o);
 int at_offload_fold(struct at_offload *o);
 
 /* A step: begin, send after every run of the graph, finish: then the adapters'
- * gradients are the sums over all blocks.                                    */
-void at_offload_begin(struct at_offload *o);
+ * gradients are the sums over all blocks, or o->again says to begin once more. */
+void at_offload_begin(struct at_offload *o, uint64_t step);
 int at_offload_send(struct at_offload *o, const struct at_graph *g);
 int at_offload_finish(struct at_offload *o);
+void at_offload_count(const struct at_offload *o, struct at_offload_counts *c);
 void at_offload_describe(const struct at_offload *o, struct at_text *t);
 void at_offload_destroy(struct at_offload *o);
+
+/* For engines: works for all shapes, work[n_shapes], and a task by them.      */
+int at_offload_works(const struct at_offload *o, struct at_arena *arena,
+                     struct at_work **work);
+size_t at_offload_works_bytes(const struct at_offload *o);
+void at_offload_compute(struct at_work *const *work, struct at_task *t);
 
 #endif

@@ -1,0 +1,619 @@
+/* A worker's loop. */
+#include "train/offload/worker.h"
+
+#include "train/offload/about.h"
+#include "train/offload/block.h"
+#include "train/offload/wire.h"
+#include "train/offload/work.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HELD = 4, SHAPES = 64, TRIES = 9, SITES = 1 << 16 };
+#define MOST_MEMORY ((size_t)4 << 30)
+static const double pull_s = 5, confirm_s = 2;
+
+/* A result whose receipt the trainer has not confirmed. */
+struct held {
+    unsigned char *data;        /* heap                                       */
+    size_t cap, n;
+    char ack[AT_WIRE_SUBJECT];
+    uint64_t number;            /* 0: free                                    */
+    double sent_s, wait_s;
+    int tries;
+};
+
+struct shape { size_t C, M; struct at_work *work; };
+struct weights { uint64_t version; size_t n, cap; float *x; };
+
+struct worker {
+    struct at_ctx *cx;
+    const struct at_worker_settings *set;
+    struct at_wire w;
+    natsSubscription *tasks, *replies;
+    struct at_arena arena;      /* of the run that it works for               */
+    struct at_about about;
+    bool knows;                 /* about                                      */
+    struct shape shape[SHAPES];
+    size_t n_shapes, memory;
+    struct weights *site;       /* heap                                       */
+    size_t n_sites, sites_cap;
+    float *x;                   /* heap: x, dy, grad of a block               */
+    size_t x_cap;
+    struct held held[HELD];
+    uint64_t numbers, blocks, bytes, refused;
+    double busy_s, started_s, beat_s, pulled_s, worked_s;
+    bool pulling, told, dismissed;
+};
+
+/* ---- the run ------------------------------------------------------------------ */
+
+static void forget(struct worker *w)
+{
+    for (size_t i = 0; i < w->n_shapes; i++)
+        at_work_destroy(w->shape[i].work);
+    for (size_t i = 0; i < w->n_sites; i++)
+        w->site[i].version = 0;
+    w->n_shapes = 0;
+    w->memory = 0;
+    if (w->knows)
+        at_adapters_destroy(&w->about.list);
+    w->knows = false;
+    at_arena_reset(&w->arena);
+}
+
+/* The newest of a key of the bucket; NULL: none, or nobody answered.         */
+static natsMsg *get(struct worker *w, const char *key)
+{
+    char subject[2 * AT_WIRE_SUBJECT];
+    natsMsg *m = NULL;
+    snprintf(subject, sizeof subject,
+             "$JS.API.DIRECT.GET.KV_attune-%s.$KV.attune-%s.%s", w->w.run,
+             w->w.run, key);
+    if (natsConnection_RequestString(&m, w->w.nc, subject, "", 2000) != NATS_OK)
+        return NULL;
+    if (natsMsg_GetDataLength(m) > 0 && !at_wire_header(m, "Status")[0])
+        return m;
+    natsMsg_Destroy(m);
+    return NULL;
+}
+
+static int learn(struct worker *w)
+{
+    natsMsg *m = get(w, "about");
+    int rc;
+    forget(w);
+    if (!m)
+        return at_fail(w->cx, AT_ENOENT, "the trainer has not said what it "
+                       "trains");
+    rc = at_about_read(w->cx, &w->arena, natsMsg_GetData(m),
+                       (size_t)natsMsg_GetDataLength(m), &w->about);
+    natsMsg_Destroy(m);
+    w->knows = rc == AT_OK;
+    return rc;
+}
+
+static struct at_message want(const struct worker *w, enum at_block_kind kind)
+{
+    struct at_message m = { .kind = kind,
+                            .incarnation = w->about.incarnation };
+    memcpy(m.run, w->w.run_id, sizeof m.run);
+    return m;
+}
+
+static const unsigned char *data_of(natsMsg *m, size_t *n)
+{
+    union { const char *c; const unsigned char *u; } data =
+        { natsMsg_GetData(m) };
+    *n = (size_t)natsMsg_GetDataLength(m);
+    return data.u;
+}
+
+/* ---- weights ------------------------------------------------------------------- */
+
+static int get_part(struct worker *w, const struct at_message *task,
+                    uint32_t part, uint32_t *of)
+{
+    struct weights *to = &w->site[task->site];
+    struct at_message need = want(w, AT_BLOCK_WEIGHTS), got;
+    const unsigned char *data;
+    char key[64];
+    natsMsg *m;
+    size_t n;
+    int rc;
+    snprintf(key, sizeof key, "w.%u.%u", task->site, part);
+    m = get(w, key);
+    if (!m)
+        return at_fail(w->cx, AT_ENOENT, "weights of site %u are not there",
+                       task->site);
+    data = data_of(m, &n);
+    w->bytes += n;
+    rc = at_message_read(w->cx, data, n, &need, &got);
+    if (rc == AT_OK && (got.adapter != task->adapter ||
+                        got.site != task->site || got.block != part ||
+                        to->n + got.size > task->size))
+        rc = at_fail(w->cx, AT_ENOENT, "weights of site %u are those of another "
+                     "step", task->site);
+    if (rc == AT_OK) {
+        at_message_get(&got, data, to->x + to->n, NULL);
+        to->n += got.size;
+        *of = got.of;
+    }
+    natsMsg_Destroy(m);
+    return rc;
+}
+
+static int make_room(struct worker *w, const struct at_message *task)
+{
+    size_t before = w->n_sites;
+    int rc = task->site < SITES ? AT_OK : at_fail(w->cx, AT_EFORMAT,
+             "a block is of site %u, and there are at most %d", task->site,
+             SITES);
+    if (rc == AT_OK)
+        rc = at_grow(w->cx, &w->site, &w->sites_cap, (size_t)task->site + 1,
+                     sizeof *w->site);
+    if (rc < 0)
+        return rc;
+    if (before <= task->site) {
+        memset(w->site + before, 0,
+               ((size_t)task->site + 1 - before) * sizeof *w->site);
+        w->n_sites = (size_t)task->site + 1;
+    }
+    return at_grow(w->cx, &w->site[task->site].x, &w->site[task->site].cap,
+                   task->size, sizeof(float));
+}
+
+/* The block may be here before the weights are where they are read.          */
+static int get_weights(struct worker *w, const struct at_message *task)
+{
+    int rc = make_room(w, task);
+    struct weights *to;
+    if (rc < 0)
+        return rc;
+    to = &w->site[task->site];
+    if (to->version == task->adapter && to->n == task->size)
+        return AT_OK;
+    for (int i = 0; i < TRIES; i++) {
+        uint32_t of = 1;
+        to->version = 0;
+        to->n = 0;
+        rc = AT_OK;
+        for (uint32_t part = 0; part < of && rc == AT_OK; part++)
+            rc = get_part(w, task, part, &of);
+        if (rc == AT_OK && to->n == task->size) {
+            to->version = task->adapter;
+            return AT_OK;
+        }
+        nats_Sleep(1 << (i < 6 ? i : 6));
+    }
+    return rc < 0 ? rc : at_fail(w->cx, AT_ENOENT, "weights of site %u are "
+                                 "fewer than its block says", task->site);
+}
+
+/* ---- a block --------------------------------------------------------------------- */
+
+static int find_work(struct worker *w, const struct at_message *task,
+                     struct at_work **work)
+{
+    struct shape *s = w->shape;
+    int rc;
+    for (size_t i = 0; i < w->n_shapes; i++, s++)
+        if (s->C == task->C && s->M == task->M) {
+            *work = s->work;
+            return AT_OK;
+        }
+    if (w->n_shapes == SHAPES)
+        return at_fail(w->cx, AT_EFORMAT, "blocks have more than %d shapes",
+                       SHAPES);
+    rc = at_work_create(w->cx, &w->arena, w->about.list.a[0], w->about.k,
+                        w->about.rows, task->C, task->M, &s->work);
+    if (rc < 0)
+        return rc;
+    w->memory += at_work_bytes(s->work);
+    if (w->memory > MOST_MEMORY)
+        return at_fail(w->cx, AT_ENOMEM, "blocks of %u to %u numbers need more "
+                       "memory than a worker gives", task->C, task->M);
+    rc = at_work_start(s->work);
+    if (rc < 0)
+        return rc;
+    s->C = task->C;
+    s->M = task->M;
+    w->n_shapes++;
+    *work = s->work;
+    return AT_OK;
+}
+
+/* The gradient, behind x and dy in w->x; *why: what was missing.             */
+static int compute(struct worker *w, natsMsg *m, struct at_message *task,
+                   float **grad, const char **why)
+{
+    struct at_message need = want(w, AT_BLOCK_TASK);
+    at_real *param[16];
+    struct at_work *work = NULL;
+    const unsigned char *data;
+    size_t n, rows, at = 0;
+    int rc;
+    *why = "about";
+    data = data_of(m, &n);
+    rc = at_message_read(w->cx, data, n, &need, task);
+    if (rc == AT_OK && task->rows > w->about.rows)
+        rc = at_fail(w->cx, AT_EFORMAT, "a block has %u rows, and the run's "
+                     "have at most %zu", task->rows, w->about.rows);
+    if (rc == AT_OK)
+        rc = find_work(w, task, &work);
+    if (rc == AT_OK && (at_work_size(work) != task->size ||
+                        at_work_params(work) > AT_COUNT(param)))
+        rc = at_fail(w->cx, AT_EFORMAT, "a block's adapter has %u numbers "
+                     "instead of %zu", task->size, at_work_size(work));
+    if (rc < 0)
+        return rc;
+    *why = "weights";
+    rc = get_weights(w, task);
+    if (rc < 0)
+        return rc;
+    rows = (size_t)task->rows * ((size_t)task->C + task->M);
+    rc = at_grow(w->cx, &w->x, &w->x_cap, rows + task->size, sizeof *w->x);
+    if (rc < 0)
+        return rc;
+    at_message_get(task, data, w->x, w->x + (size_t)task->rows * task->C);
+    for (size_t i = 0; i < at_work_params(work); i++) {
+        param[i] = w->site[task->site].x + at;
+        at += at_work_count(work, i);
+    }
+    *grad = w->x + rows;
+    at_work_run(work, w->x, w->x + (size_t)task->rows * task->C, task->rows,
+                param, *grad);
+    w->bytes += n;
+    return AT_OK;
+}
+
+/* ---- results ---------------------------------------------------------------------- */
+
+static void subject_of(const struct worker *w, char to[AT_WIRE_SUBJECT],
+                       const char *what)
+{
+    char tail[2 * AT_WIRE_NAME];
+    snprintf(tail, sizeof tail, "%s.%s", w->w.key, w->w.id);
+    at_wire_subject(&w->w, to, what, tail);
+}
+
+/* n 0: the block is given back, and why.                                      */
+static void publish(struct worker *w, const char *ack, const void *data,
+                    size_t n, uint64_t number, const char *why)
+{
+    char subject[AT_WIRE_SUBJECT], reply[AT_WIRE_SUBJECT + 32];
+    natsMsg *m = NULL;
+    natsStatus s;
+    subject_of(w, subject, "result");
+    snprintf(reply, sizeof reply, "%s.r.%llu", w->w.inbox,
+             (unsigned long long)number);
+    s = natsMsg_Create(&m, subject, n ? reply : NULL, data, (int)n);
+    if (s == NATS_OK)
+        s = natsMsgHeader_Set(m, AT_WIRE_ACK, ack);
+    if (s == NATS_OK && why)
+        s = natsMsgHeader_Set(m, AT_WIRE_WHY, why);
+    if (s == NATS_OK && at_wire_up(&w->w))
+        natsConnection_PublishMsg(w->w.nc, m);
+    natsMsg_Destroy(m);
+}
+
+static void send_held(struct worker *w, struct held *h)
+{
+    h->tries++;
+    h->sent_s = at_now_s();
+    h->wait_s = confirm_s;
+    publish(w, h->ack, h->data, h->n, h->number, NULL);
+}
+
+static struct held *free_place(struct worker *w)
+{
+    for (size_t i = 0; i < HELD; i++)
+        if (w->held[i].number == 0)
+            return &w->held[i];
+    return NULL;
+}
+
+static int send_result(struct worker *w, const char *ack,
+                       const struct at_message *task, const float *grad)
+{
+    struct at_message m = *task;
+    struct held *h = free_place(w);
+    int times = 1, rc;
+    m.kind = AT_BLOCK_RESULT;
+    rc = at_grow(w->cx, &h->data, &h->cap, at_message_bytes(&m), 1);
+    if (rc < 0)
+        return rc;
+    at_message_write(&m, grad, NULL, h->data);
+    h->n = at_message_bytes(&m);
+    h->number = ++w->numbers;
+    h->tries = 0;
+    snprintf(h->ack, sizeof h->ack, "%s", ack);
+    if (w->set->bend)
+        times = w->set->bend(w->set->bend_self, h->data, &h->n);
+    for (int i = 0; i < times; i++)
+        send_held(w, h);
+    if (times == 0)
+        h->number = 0;
+    w->blocks++;
+    w->bytes += h->n;
+    return AT_OK;
+}
+
+static void confirmed(struct worker *w, natsMsg *m)
+{
+    const char *dot = strrchr(natsMsg_GetSubject(m), '.');
+    const char *data = natsMsg_GetData(m);
+    uint64_t number = dot ? strtoull(dot + 1, NULL, 10) : 0;
+    char said[128];
+    struct held *h = w->held;
+    for (; h < w->held + HELD && h->number != number; h++)
+        ;
+    if (h == w->held + HELD)
+        return;
+    if (strcmp(at_wire_header(m, "Status"), "503") == 0) {
+        /* No trainer just now: it may be on its way back.                    */
+        h->wait_s = 0.02 * (double)(1 << (h->tries < 7 ? h->tries : 7));
+        return;
+    }
+    h->number = 0;
+    snprintf(said, sizeof said, "%.*s", (int)(sizeof said - 1 <
+             (size_t)natsMsg_GetDataLength(m) ? sizeof said - 1
+             : (size_t)natsMsg_GetDataLength(m)), data ? data : "");
+    if (said[0] == '-') {
+        w->refused++;
+        at_log(w->cx, AT_LOG_WARN, "the trainer refuses a result: %s", said + 1);
+    } else if (said[0] == '!') {
+        w->dismissed = true;
+        at_fail(w->cx, AT_EIO, "the trainer believes no more results of this "
+                "worker (%s): its arithmetic or memory may be faulty", said + 1);
+    }
+}
+
+/* Results that nobody confirmed go out again, in the end they are dropped: the
+ * queue will give their blocks to another.                                   */
+static void tend_results(struct worker *w, int64_t ms)
+{
+    double now = at_now_s();
+    natsMsg *m = NULL;
+    uint64_t queued = 0;
+    while (natsSubscription_QueuedMsgs(w->replies, &queued) == NATS_OK &&
+           (queued > 0 || ms > 0)) {
+        if (natsSubscription_NextMsg(&m, w->replies, ms ? ms : 1) != NATS_OK)
+            break;
+        confirmed(w, m);
+        natsMsg_Destroy(m);
+        ms = 0;
+    }
+    for (struct held *h = w->held; h < w->held + HELD; h++) {
+        if (h->number == 0 || now - h->sent_s < h->wait_s)
+            continue;
+        if (h->tries >= TRIES)
+            h->number = 0;
+        else if (at_wire_up(&w->w))
+            send_held(w, h);
+    }
+}
+
+/* ---- tasks -------------------------------------------------------------------------- */
+
+static void pull(struct worker *w)
+{
+    char subject[AT_WIRE_SUBJECT], reply[AT_WIRE_SUBJECT + 8], what[64];
+    snprintf(subject, sizeof subject,
+             "$JS.API.CONSUMER.MSG.NEXT.attune-%s.workers", w->w.run);
+    snprintf(reply, sizeof reply, "%s.t", w->w.inbox);
+    snprintf(what, sizeof what, "{\"batch\": 1, \"expires\": %.0f}",
+             pull_s * 1e9);
+    if (!at_wire_up(&w->w) ||
+        natsConnection_PublishRequestString(w->w.nc, subject, reply, what) !=
+            NATS_OK)
+        return;
+    w->pulling = true;
+    w->pulled_s = at_now_s();
+}
+
+static void take_task(struct worker *w, natsMsg *m)
+{
+    const char *ack = natsMsg_GetReply(m), *why = "about";
+    struct at_message task;
+    double now = at_now_s();
+    float *grad;
+    int rc = w->knows ? compute(w, m, &task, &grad, &why) : AT_EFORMAT;
+    if (rc == AT_EFORMAT) {     /* perhaps of a run that began anew           */
+        rc = learn(w);
+        if (rc == AT_OK)
+            rc = compute(w, m, &task, &grad, &why);
+    }
+    w->busy_s += at_now_s() - now;
+    w->worked_s = at_now_s();
+    if (rc == AT_OK)
+        rc = send_result(w, ack, &task, grad);
+    if (rc == AT_OK)
+        return;
+    at_log(w->cx, AT_LOG_DEBUG, "a block is given back: %s", w->cx->err.msg);
+    publish(w, ack, NULL, 0, 0, why);
+}
+
+/* A message where tasks are awaited; false: there was none.                  */
+static bool next_task(struct worker *w, int64_t ms, bool give_back)
+{
+    natsMsg *m = NULL;
+    const char *status;
+    if (natsSubscription_NextMsg(&m, w->tasks, ms) != NATS_OK)
+        return false;
+    status = at_wire_header(m, "Status");
+    w->pulling = false;
+    if (status[0]) {
+        /* 408: nothing came; 404, 409, 503: there is no queue yet, or now.   */
+        if (strcmp(status, "408") != 0)
+            nats_Sleep(200);
+    } else if (natsMsg_GetReply(m) && give_back) {
+        publish(w, natsMsg_GetReply(m), NULL, 0, 0, "leaving");
+    } else if (natsMsg_GetReply(m)) {
+        pull(w);                /* the next comes while this one is computed  */
+        take_task(w, m);
+    }
+    natsMsg_Destroy(m);
+    return true;
+}
+
+/* ---- the loop ------------------------------------------------------------------------ */
+
+static void beat(struct worker *w, bool leaving)
+{
+    double now = at_now_s();
+    char subject[AT_WIRE_SUBJECT], text[512];
+    if (!at_wire_up(&w->w) || (!leaving && now - w->beat_s < 1))
+        return;
+    w->beat_s = now;
+    subject_of(w, subject, "status");
+    snprintf(text, sizeof text, "{\"worker\": \"%s.%s\", \"state\": \"%s\", "
+             "\"blocks\": %llu, \"bytes\": %llu, \"refused\": %llu, "
+             "\"busy_s\": %.3f, \"up_s\": %.3f}", w->w.key, w->w.id,
+             leaving ? "leaving" : "here", (unsigned long long)w->blocks,
+             (unsigned long long)w->bytes, (unsigned long long)w->refused,
+             w->busy_s, now - w->started_s);
+    natsConnection_PublishString(w->w.nc, subject, text);
+}
+
+static bool stopped(const struct worker *w)
+{
+    return w->cx->stop && *w->cx->stop;
+}
+
+static int connect_patiently(struct worker *w)
+{
+    const struct at_worker_settings *s = w->set;
+    int64_t ms = 100;
+    bool said = false;
+    for (;;) {
+        int rc = at_wire_open(w->cx, &w->cx->scratch, s->url, s->credentials,
+                              s->run, s->which, &w->w);
+        if (rc != AT_EIO)
+            return rc;
+        if (!said)
+            at_log(w->cx, AT_LOG_INFO, "waiting for the server: %s",
+                   w->cx->err.msg);
+        said = true;
+        for (int64_t t = 0; t < ms && !stopped(w); t += 100)
+            nats_Sleep(100);
+        if (stopped(w))
+            return AT_EINTR;
+        ms = ms < 5000 ? 2 * ms : ms;
+    }
+}
+
+static int subscribe(struct worker *w, natsSubscription **sub, const char *tail)
+{
+    char subject[AT_WIRE_SUBJECT + 8];
+    natsStatus s;
+    snprintf(subject, sizeof subject, "%s.%s", w->w.inbox, tail);
+    s = natsConnection_SubscribeSync(sub, w->w.nc, subject);
+    return s == NATS_OK ? AT_OK : at_wire_fail(w->cx, s, subject);
+}
+
+/* A server that was restarted has forgotten what was asked of it.            */
+static void mind_pull(struct worker *w, uint64_t *reconnects)
+{
+    uint64_t now = at_wire_reconnects(&w->w);
+    if (now != *reconnects || at_now_s() - w->pulled_s > pull_s + 1)
+        w->pulling = false;
+    if (now != *reconnects)
+        at_log(w->cx, AT_LOG_INFO, "connected to %s again", w->w.url);
+    *reconnects = now;
+}
+
+static int check_rights(struct worker *w)
+{
+    const char *why = NULL;
+    if (at_wire_gone(&w->w))
+        return at_fail(w->cx, AT_EINVAL, "%s does not let us in any more: the "
+                       "credentials were revoked, or the server was given "
+                       "others", w->w.url);
+    if (natsConnection_GetLastError(w->w.nc, &why) == NATS_NOT_PERMITTED ||
+        (why && strstr(why, "ermissions Violation")))
+        return at_fail(w->cx, AT_EINVAL, "%s: these credentials are not for run "
+                       "'%s': %s", w->w.url, w->w.run, why ? why : "");
+    return AT_OK;
+}
+
+static int loop(struct worker *w)
+{
+    uint64_t reconnects = 0;
+    int rc = AT_OK;
+    while (!stopped(w) && rc == AT_OK) {
+        bool full = free_place(w) == NULL;
+        beat(w, false);
+        tend_results(w, full ? 50 : 0);
+        if (w->dismissed)
+            return AT_EIO;
+        if (full)
+            continue;
+        if (!w->pulling)
+            pull(w);
+        if (next_task(w, 100, false))
+            continue;
+        mind_pull(w, &reconnects);
+        rc = check_rights(w);
+        if (w->set->leave_s > 0 && at_now_s() - w->worked_s > w->set->leave_s)
+            break;
+    }
+    return rc;
+}
+
+/* What is computed is handed over, what is not is given back.                */
+static void leave(struct worker *w)
+{
+    double until = at_now_s() + 1;
+    size_t held = 1;
+    while (next_task(w, 1, true))
+        ;
+    while (held > 0 && at_now_s() < until) {
+        tend_results(w, 20);
+        held = 0;
+        for (size_t i = 0; i < HELD; i++)
+            held += w->held[i].number != 0;
+    }
+    beat(w, true);
+    natsConnection_FlushTimeout(w->w.nc, 1000);
+}
+
+static void close_worker(struct worker *w)
+{
+    forget(w);
+    natsSubscription_Destroy(w->tasks);
+    natsSubscription_Destroy(w->replies);
+    at_wire_close(&w->w);
+    for (size_t i = 0; i < HELD; i++)
+        at_free(w->held[i].data);
+    for (size_t i = 0; i < w->n_sites; i++)
+        at_free(w->site[i].x);
+    at_free(w->site);
+    at_free(w->x);
+    at_arena_finish(&w->arena);
+}
+
+int at_worker_run(struct at_ctx *cx, const struct at_worker_settings *s)
+{
+    struct worker w = { .cx = cx, .set = s };
+    int rc = connect_patiently(&w);
+    if (rc < 0)
+        return rc == AT_EINTR ? AT_OK : rc;
+    omp_set_num_threads(1);     /* a block is computed by one thread          */
+    w.started_s = w.worked_s = at_now_s();
+    at_log(cx, AT_LOG_INFO, "worker %s.%s for run '%s' at %s", w.w.key, w.w.id,
+           w.w.run, s->url);
+    rc = subscribe(&w, &w.tasks, "t");
+    if (rc == AT_OK)
+        rc = subscribe(&w, &w.replies, "r.*");
+    if (rc == AT_OK)
+        rc = loop(&w);
+    if (w.tasks && w.replies)
+        leave(&w);
+    at_log(cx, AT_LOG_INFO, "worker %s.%s leaves: %llu blocks", w.w.key, w.w.id,
+           (unsigned long long)w.blocks);
+    close_worker(&w);
+    return rc;
+}
