@@ -1,9 +1,8 @@
 /* Whole runs: resuming is not having stopped, kills lose nothing, batching
  * changes nothing, damage is refused, what a plan says holds.                */
-#include "tests/test.h"
+#include "tests/runs.h"
 
 #include "train/infer.h"
-#include "train/run.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -264,64 +263,6 @@ static int resume(const char *name, char warned[4096])
 
 /* ---- comparing runs ------------------------------------------------------------- */
 
-static void same_checkpoint(const char *a, const char *b, const char *file)
-{
-    struct at_ctx cx;
-    struct at_h5 *fa, *fb;
-    const char *const *na, *const *nb;
-    size_t n, m, compared = 0;
-    at_ctx_init(&cx);
-    OK(&cx, at_h5_open(&cx, in_dir(a), NULL, &fa));
-    OK(&cx, at_h5_open(&cx, in_dir(b), NULL, &fb));
-    OK(&cx, at_h5_names(&cx, fa, "", &cx.run, &na, &n));
-    OK(&cx, at_h5_names(&cx, fb, "", &cx.run, &nb, &m));
-    assert_int_equal(n, m);
-    for (size_t i = 0; i < n; i++) {
-        struct at_hash x, y;
-        assert_string_equal(na[i], nb[i]);
-        if (strncmp(na[i], "params/", 7) != 0 &&
-            strncmp(na[i], "optim/", 6) != 0)
-            continue;
-        OK(&cx, at_h5_checksum(&cx, fa, na[i], &x));
-        OK(&cx, at_h5_checksum(&cx, fb, na[i], &y));
-        if (!at_hash_equal(x, y))
-            fail_msg("%s: %s of %s and %s differ", file, na[i], a, b);
-        compared++;
-    }
-    assert_true(compared > 2);
-    at_h5_close(fa);
-    at_h5_close(fb);
-    at_ctx_finish(&cx);
-}
-
-static void same_metrics(const char *a, const char *b)
-{
-    struct at_ctx cx;
-    struct at_metrics_row *x, *y;
-    size_t n, m;
-    bool torn;
-    at_ctx_init(&cx);
-    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir(a), &x, &n, &torn));
-    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir(b), &y, &m, &torn));
-    assert_int_equal(n, m);
-    assert_true(n >= 12);
-    for (size_t i = 0; i < n; i++) {
-        assert_int_equal(x[i].step, y[i].step);
-        assert_int_equal(x[i].eval, y[i].eval);
-        assert_memory_equal(&x[i].loss, &y[i].loss, sizeof(double));
-        assert_memory_equal(&x[i].loss_se, &y[i].loss_se, sizeof(double));
-        assert_memory_equal(&x[i].lr, &y[i].lr, sizeof(double));
-        if (!x[i].eval) {
-            assert_memory_equal(&x[i].grad_norm, &y[i].grad_norm,
-                                sizeof(double));
-            assert_memory_equal(&x[i].grad_z, &y[i].grad_z, sizeof(double));
-            assert_int_equal(x[i].index, y[i].index);
-            assert_int_equal(x[i].all_tokens, y[i].all_tokens);
-        }
-    }
-    at_ctx_finish(&cx);
-}
-
 /* Files of runs that route: the same bytes.                                  */
 static void same_capacity(const char *a, const char *b)
 {
@@ -343,12 +284,9 @@ static void same_capacity(const char *a, const char *b)
 
 static void same_runs(const char *a, const char *b)
 {
-    char pa[128], pb[128];
     same_capacity(a, b);
-    snprintf(pa, sizeof pa, "%s/checkpoints/latest", a);
-    snprintf(pb, sizeof pb, "%s/checkpoints/latest", b);
-    same_checkpoint(pa, pb, "latest");
-    same_metrics(a, b);
+    same_states(in_dir(a), in_dir(b));
+    same_metrics(in_dir(a), in_dir(b));
 }
 
 /* ---- tests ------------------------------------------------------------------------ */

@@ -202,9 +202,9 @@ int at_message_read(struct at_ctx *cx, const unsigned char *from, size_t n,
     if (at_message_bytes(&got) != n)
         return bad(cx, "its shape does not fit its length");
     if (memcmp(got.run, want->run, sizeof got.run) != 0)
-        return bad(cx, "it belongs to another run");
+        return at_fail(cx, AT_ENOENT, "a block is of another run");
     if (got.incarnation != want->incarnation)
-        return bad(cx, "it is from before the run was resumed");
+        return at_fail(cx, AT_ENOENT, "a block is of another start of the run");
     rc = check_numbers(cx, &got, from);
     if (rc == AT_OK)
         *m = got;

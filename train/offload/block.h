@@ -39,8 +39,8 @@ size_t at_message_bytes(const struct at_message *m);
 void at_message_write(const struct at_message *m, const float *x,
                       const float *dy, unsigned char *to);
 /* Reads a header and checks the whole message: AT_EFORMAT where it is damaged,
- * of another version, kind, run or incarnation than `want`'s, or not a task and
- * with a number that is not finite.                                          */
+ * of another version or kind, or not a task and with a number that is not
+ * finite; AT_ENOENT where it is of another run or incarnation than `want`'s.  */
 int at_message_read(struct at_ctx *cx, const unsigned char *from, size_t n,
                     const struct at_message *want, struct at_message *m);
 /* The numbers of a message that was read: x, and a task's dy.                */

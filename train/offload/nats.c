@@ -404,12 +404,27 @@ static void take_result(struct nats *n, struct at_peer *p, natsMsg *m)
     struct at_message want = message_of(n, AT_BLOCK_RESULT), got;
     uint64_t delivered, seq;
     struct out *b;
+    int rc;
     n->c.bytes += size;
-    if (at_message_read(n->o->cx, data.u, size, &want, &got) < 0) {
+    if (!read_ack(n, at_wire_header(m, AT_WIRE_ACK), &delivered, &seq))
+        seq = delivered = 0;
+    rc = at_message_read(n->o->cx, data.u, size, &want, &got);
+    if (rc == AT_ENOENT && !find_by_seq(n, seq)) {
+        n->c.late++;            /* from before the run was resumed            */
+        answer(n, m, "+");
+        return;
+    }
+    if (rc < 0) {
         refuse(n, p, m);
         return;
     }
     b = find_answered(n, &got);
+    if (!b && find_by_seq(n, seq)) {
+        at_fail(n->o->cx, AT_EFORMAT, "a block is refused: it is not the answer "
+                "to the one that was given out");
+        refuse(n, p, m);
+        return;
+    }
     if (!b || b->state == DONE) {
         n->c.late++;
         n->alone = false;       /* somebody works                             */
@@ -424,8 +439,7 @@ static void take_result(struct nats *n, struct at_peer *p, natsMsg *m)
             believe(n, p, b, size);
         }
     }
-    if (read_ack(n, at_wire_header(m, AT_WIRE_ACK), &delivered, &seq))
-        n->c.repeats += delivered > 1;
+    n->c.repeats += delivered > 1;
     acknowledge(n, m, "+ACK");
     answer(n, m, "+");
 }
@@ -456,6 +470,21 @@ static void take_ack(struct nats *n, const char *tail, natsMsg *m)
     b->state = STORED;
 }
 
+/* A worker that comes is reason to give out blocks again.                     */
+static void note_here(struct nats *n, struct at_peer *p, bool here)
+{
+    p->heard_s = at_now_s();
+    if (p->here == here)
+        return;
+    p->here = here;
+    at_log(n->o->cx, AT_LOG_INFO, "worker %s %s", p->name,
+           here ? "is here" : "has left");
+    if (here && n->alone && !at_peers_shunned(&n->peers, p)) {
+        n->progress_s = p->heard_s;
+        n->alone = false;
+    }
+}
+
 static void take(struct nats *n, natsMsg *m)
 {
     char head[AT_WIRE_SUBJECT];
@@ -472,8 +501,7 @@ static void take(struct nats *n, natsMsg *m)
     p = at_peers_find(n->o->cx, &n->peers, subject);
     if (!p)
         return;
-    p->heard_s = at_now_s();
-    p->here = true;
+    note_here(n, p, true);
     if (at_peers_shunned(&n->peers, p)) {
         n->c.refused++;
         acknowledge(n, m, "-NAK");
@@ -492,7 +520,6 @@ static void hear(struct nats *n, natsMsg *m)
     char head[AT_WIRE_SUBJECT];
     const char *subject = natsMsg_GetSubject(m), *data = natsMsg_GetData(m);
     struct at_peer *p;
-    bool leaves;
     at_wire_subject(&n->w, head, "status", "");
     if (strncmp(subject, head, strlen(head)) != 0 || !data ||
         strncmp(data, "{\"worker\"", 9) != 0)
@@ -500,17 +527,7 @@ static void hear(struct nats *n, natsMsg *m)
     p = at_peers_find(n->o->cx, &n->peers, subject + strlen(head));
     if (!p)
         return;
-    leaves = strstr(data, "\"leaving\"") != NULL;
-    p->heard_s = at_now_s();
-    if (p->here == !leaves)
-        return;
-    p->here = !leaves;
-    at_log(n->o->cx, AT_LOG_INFO, "worker %s %s", p->name,
-           leaves ? "has left" : "is here");
-    if (p->here && !at_peers_shunned(&n->peers, p)) {
-        n->progress_s = n->alone ? at_now_s() : n->progress_s;
-        n->alone = false;
-    }
+    note_here(n, p, strstr(data, "\"leaving\"") == NULL);
 }
 
 static void tell_status(struct nats *n)

@@ -138,16 +138,19 @@ int at_store_check(struct at_wire *w, const struct at_store_settings *s,
 {
     struct names n = names_of(w);
     jsConsumerInfo *info = NULL;
-    jsStreamInfo *bucket = NULL;
+    jsStreamInfo *queue = NULL, *bucket = NULL;
     natsStatus st;
     jsCtx *js;
     int rc = open_js(w, &js);
     *lost = false;
     if (rc < 0)
         return rc;
-    st = js_GetConsumerInfo(&info, js, n.queue, "workers", NULL, NULL);
+    st = js_GetStreamInfo(&queue, js, n.queue, NULL, NULL);
+    if (st == NATS_OK)
+        st = js_GetConsumerInfo(&info, js, n.queue, "workers", NULL, NULL);
     if (st == NATS_OK)
         st = js_GetStreamInfo(&bucket, js, n.bucket, NULL, NULL);
+    jsStreamInfo_Destroy(queue);
     jsConsumerInfo_Destroy(info);
     jsStreamInfo_Destroy(bucket);
     if (st == NATS_NOT_FOUND) {

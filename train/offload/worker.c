@@ -13,7 +13,9 @@
 
 enum { HELD = 4, SHAPES = 64, TRIES = 9, SITES = 1 << 16 };
 #define MOST_MEMORY ((size_t)4 << 30)
-static const double pull_s = 5, confirm_s = 2;
+/* A server does not answer for a queue that it does not have: it is asked again
+ * after a while.                                                             */
+static const double pull_s = 0.25, confirm_s = 2;
 
 /* A result whose receipt the trainer has not confirmed. */
 struct held {
@@ -352,11 +354,6 @@ static void confirmed(struct worker *w, natsMsg *m)
         ;
     if (h == w->held + HELD)
         return;
-    if (strcmp(at_wire_header(m, "Status"), "503") == 0) {
-        /* No trainer just now: it may be on its way back.                    */
-        h->wait_s = 0.02 * (double)(1 << (h->tries < 7 ? h->tries : 7));
-        return;
-    }
     h->number = 0;
     snprintf(said, sizeof said, "%.*s", (int)(sizeof said - 1 <
              (size_t)natsMsg_GetDataLength(m) ? sizeof said - 1
@@ -371,19 +368,31 @@ static void confirmed(struct worker *w, natsMsg *m)
     }
 }
 
+/* No trainer just now: it may be on its way back.                             */
+static void try_sooner(struct worker *w)
+{
+    for (struct held *h = w->held; h < w->held + HELD; h++)
+        h->wait_s = 0.02 * (double)(1 << (h->tries < 7 ? h->tries : 7));
+}
+
 /* Results that nobody confirmed go out again, in the end they are dropped: the
  * queue will give their blocks to another.                                   */
 static void tend_results(struct worker *w, int64_t ms)
 {
     double now = at_now_s();
+    natsStatus s = NATS_OK;
     natsMsg *m = NULL;
     uint64_t queued = 0;
-    while (natsSubscription_QueuedMsgs(w->replies, &queued) == NATS_OK &&
+    while ((s == NATS_OK || s == NATS_NO_RESPONDERS) &&
+           natsSubscription_QueuedMsgs(w->replies, &queued) == NATS_OK &&
            (queued > 0 || ms > 0)) {
-        if (natsSubscription_NextMsg(&m, w->replies, ms ? ms : 1) != NATS_OK)
-            break;
-        confirmed(w, m);
+        s = natsSubscription_NextMsg(&m, w->replies, ms ? ms : 1);
+        if (s == NATS_NO_RESPONDERS)
+            try_sooner(w);
+        else if (s == NATS_OK)
+            confirmed(w, m);
         natsMsg_Destroy(m);
+        m = NULL;
         ms = 0;
     }
     for (struct held *h = w->held; h < w->held + HELD; h++) {
@@ -420,8 +429,8 @@ static void take_task(struct worker *w, natsMsg *m)
     struct at_message task;
     double now = at_now_s();
     float *grad;
-    int rc = w->knows ? compute(w, m, &task, &grad, &why) : AT_EFORMAT;
-    if (rc == AT_EFORMAT) {     /* perhaps of a run that began anew           */
+    int rc = w->knows ? compute(w, m, &task, &grad, &why) : AT_ENOENT;
+    if (rc == AT_ENOENT && strcmp(why, "about") == 0) {
         rc = learn(w);
         if (rc == AT_OK)
             rc = compute(w, m, &task, &grad, &why);
@@ -518,7 +527,7 @@ static int subscribe(struct worker *w, natsSubscription **sub, const char *tail)
 static void mind_pull(struct worker *w, uint64_t *reconnects)
 {
     uint64_t now = at_wire_reconnects(&w->w);
-    if (now != *reconnects || at_now_s() - w->pulled_s > pull_s + 1)
+    if (now != *reconnects || at_now_s() - w->pulled_s > pull_s + 0.05)
         w->pulling = false;
     if (now != *reconnects)
         at_log(w->cx, AT_LOG_INFO, "connected to %s again", w->w.url);
