@@ -165,7 +165,7 @@ static int bend(void *self, unsigned char *data, size_t *n)
     if (strcmp(e->mode, "silent") == 0)
         return 0;
     if (strcmp(e->mode, "late") == 0) {
-        usleep(e->done % 6 == 0 ? 700000 : 0);  /* longer than the ack-wait   */
+        usleep(e->done % 16 == 0 ? 700000 : 0);  /* longer than the ack-wait   */
         return 1;
     }
     if (strcmp(e->mode, "flip") == 0)
@@ -425,7 +425,7 @@ static void every_engine_has_the_same_bits(void **state)
             char by_nats[1024], by_local[256], one[32], two[32];
             struct trial t = { .adapter = adapters[a], .over = by_nats };
             struct trial l = { .adapter = adapters[a], .over = by_local };
-            if (e == 2 && adapters[a] == mlp)
+            if ((e == 0 && a > 0) || (e == 2 && adapters[a] == mlp))
                 continue;       /* it is no matrix                            */
             snprintf(one, sizeof one, "nats%zu-%zu", a, e);
             snprintf(two, sizeof two, "local%zu-%zu", a, e);
@@ -622,7 +622,7 @@ static void a_silent_worker_only_costs_time(void **state)
     struct trial t = { .over = over, .progress = at_step_3, .self = &f };
     struct evil *e;
     (void)state;
-    nats_over(over, "ack_wait_s: 0.1");
+    nats_over(over, "ack_wait_s: 0.05");
     workers(1);
     e = start_evil("silent", 2);
     undisturbed("silent", &t);
@@ -1076,6 +1076,7 @@ static void *make_mischief(void *self)
             break;
         if (what == 0) {
             restart_server();
+            usleep(300000);
         } else {
             int k = (int)(what % 3);
             if (worker[k] > 0)

@@ -26,6 +26,31 @@ static const char *capacity_text(char buf[32], const struct at_step_io *io)
     return buf;
 }
 
+/* " | 3 workers, 12 blocks again" of a run whose gradients come from elsewhere. */
+static const char *away_text(char buf[160], const struct at_offload *o)
+{
+    struct at_offload_counts c;
+    size_t n;
+    buf[0] = '\0';
+    if (!o || !o->set.window)
+        return buf;
+    at_offload_count(o, &c);
+    n = (size_t)snprintf(buf, 160, " | %zu worker%s", c.workers,
+                         c.workers == 1 ? "" : "s");
+    if (c.repeats)
+        n += (size_t)snprintf(buf + n, 160 - n, ", %llu blocks again",
+                              (unsigned long long)c.repeats);
+    if (c.refused)
+        n += (size_t)snprintf(buf + n, 160 - n, ", %llu refused",
+                              (unsigned long long)c.refused);
+    if (c.here)
+        n += (size_t)snprintf(buf + n, 160 - n, ", %llu computed here",
+                              (unsigned long long)c.here);
+    if (c.quarantined)
+        snprintf(buf + n, 160 - n, ", %zu QUARANTINED", c.quarantined);
+    return buf;
+}
+
 /* One line that rewrites itself on a terminal; now and then a plain one in a
  * log.                                                                       */
 static void show(void *self, const struct at_progress *p)
@@ -33,7 +58,7 @@ static void show(void *self, const struct at_progress *p)
     struct show *s = self;
     double now = at_now_s();
     bool last;
-    char eta[32], mem[32], capacity[32], what[64];
+    char eta[32], mem[32], capacity[32], what[64], away[160];
     if (s->quiet)
         return;
     if (!p->r) {
@@ -54,11 +79,12 @@ static void show(void *self, const struct at_progress *p)
         snprintf(what, sizeof what, "loss %.4f \u00B1 %.4f", p->r->loss,
                  p->r->loss_se);
     printf("%sstep %llu/%llu | %s | norm %.3f (%+.1fz)%s | lr %.2e | %.0f "
-           "tokens/s | %s left | %s%s", s->terminal ? "\r" : "",
+           "tokens/s%s | %s left | %s%s", s->terminal ? "\r" : "",
            (unsigned long long)p->job->s.step,
            (unsigned long long)p->job->steps, what, p->r->grad_norm,
            p->r->grad_z, capacity_text(capacity, &p->job->st->train), p->r->lr,
-           p->tokens_per_s, eta, at_bytes_text(mem, (double)at_rss_bytes()),
+           p->tokens_per_s, away_text(away, p->job->offload), eta,
+           at_bytes_text(mem, (double)at_rss_bytes()),
            s->terminal ? "\033[K" : "\n");
     s->open = s->terminal;
     if (last && s->terminal) {

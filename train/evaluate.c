@@ -25,6 +25,30 @@ int at_job_log(struct at_job *j, const struct at_metrics_row *row,
                                            row->eval, io->gauge, io->n_gauges);
 }
 
+int at_job_log_offload(struct at_job *j)
+{
+    const struct at_offload_counts *was = &j->logged;
+    struct at_offload_counts c;
+    struct at_text t = { 0 };
+    int rc;
+    at_offload_count(j->offload, &c);
+    at_text_addf(&t, "{\"step\":%llu,\"workers\":%zu,\"quarantined\":%zu,"
+        "\"blocks\":%llu,\"bytes\":%llu,\"repeats\":%llu,\"refused\":%llu,"
+        "\"late\":%llu,\"checked\":%llu,\"here\":%llu,\"wait_s\":%.6f}",
+        (unsigned long long)j->s.step, c.workers, c.quarantined,
+        (unsigned long long)(c.blocks - was->blocks),
+        (unsigned long long)(c.bytes - was->bytes),
+        (unsigned long long)(c.repeats - was->repeats),
+        (unsigned long long)(c.refused - was->refused),
+        (unsigned long long)(c.late - was->late),
+        (unsigned long long)(c.checked - was->checked),
+        (unsigned long long)(c.here - was->here), c.wait_s - was->wait_s);
+    j->logged = c;
+    rc = at_metrics_line(j->cx, j->metrics, AT_METRICS_OFFLOAD, &t);
+    at_text_finish(&t);
+    return rc;
+}
+
 int at_job_log_values(struct at_job *j, bool eval, size_t n,
                       const double *mean, const double *var)
 {

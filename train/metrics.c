@@ -50,12 +50,15 @@ const size_t at_n_metric_columns = AT_COUNT(at_metric_columns);
 enum { LINE_MAX_BYTES = 1 << 20 };
 
 /* The files of a run: only the first two come from rows. */
-enum { JSONL, CSV, SAMPLES, SHARES, VALUES, N_FILES };
+enum { JSONL, CSV, SAMPLES, SHARES, VALUES, AWAY, USERS, N_FILES };
 
 static const char *const file_name[N_FILES] = {
     "metrics.jsonl", "metrics.csv", "samples.jsonl", "capacity.jsonl",
-    "values.jsonl",
+    "values.jsonl", "offload.jsonl", "users.jsonl",
 };
+
+static const int line_file[] = { [AT_METRICS_OFFLOAD] = AWAY,
+                                 [AT_METRICS_USERS] = USERS };
 
 struct at_metrics {
     int fd[N_FILES];
@@ -392,21 +395,21 @@ int at_metrics_read_samples(struct at_ctx *cx, struct at_arena *a,
     return rc;
 }
 
-struct means { struct collect c; const char *split; };
+struct means { struct collect c; const char *key, *split; };
 
 static bool collect_mean(void *self, const json_t *o, const char *line,
                          size_t n, int *rc)
 {
     struct means *m = self;
-    const json_t *mean = json_object_get(o, "mean");
+    const json_t *mean = json_object_get(o, m->key);
     const char *split = json_string_value(json_object_get(o, "split"));
     struct at_metrics_mean v = { 0 };
     (void)line;
     (void)n;
-    if (!split || !json_is_number(mean) ||
+    if ((m->split && !split) || !json_is_number(mean) ||
         !get_count(json_object_get(o, "step"), &v.step))
         return false;
-    if (strcmp(split, m->split) != 0)
+    if (m->split && strcmp(split, m->split) != 0)
         return true;
     v.mean = json_number_value(mean);
     *rc = at_grow(m->c.cx, &m->c.item, &m->c.cap, m->c.n + 1, sizeof v);
@@ -415,25 +418,41 @@ static bool collect_mean(void *self, const json_t *o, const char *line,
     return true;
 }
 
+static int read_means(const char *dir, int file, struct means *m,
+                      struct at_metrics_mean **means, size_t *n)
+{
+    struct at_ctx *cx = m->c.cx;
+    char *path = at_sprintf(cx, m->c.arena, "%s/%s", dir, file_name[file]);
+    bool torn;
+    int rc = path ? AT_OK : AT_ENOMEM;
+    if (rc == AT_OK && access(path, F_OK) == 0)
+        rc = each_line(cx, path, collect_mean, m, &torn);
+    if (rc == AT_OK) {
+        *n = m->c.n;
+        *means = at_alloc_n(cx, m->c.arena, m->c.n + 1, sizeof **means);
+        rc = *means ? AT_OK : AT_ENOMEM;
+    }
+    if (rc == AT_OK && m->c.n)
+        memcpy(*means, m->c.item, m->c.n * sizeof **means);
+    at_free(m->c.item);
+    return rc;
+}
+
 int at_metrics_read_means(struct at_ctx *cx, struct at_arena *a,
                           const char *dir, bool eval,
                           struct at_metrics_mean **means, size_t *n)
 {
-    struct means m = { { .cx = cx, .arena = a }, eval ? "eval" : "train" };
-    char *path = at_sprintf(cx, a, "%s/%s", dir, file_name[SHARES]);
-    bool torn;
-    int rc = path ? AT_OK : AT_ENOMEM;
-    if (rc == AT_OK && access(path, F_OK) == 0)
-        rc = each_line(cx, path, collect_mean, &m, &torn);
-    if (rc == AT_OK) {
-        *n = m.c.n;
-        *means = at_alloc_n(cx, a, m.c.n + 1, sizeof **means);
-        rc = *means ? AT_OK : AT_ENOMEM;
-    }
-    if (rc == AT_OK && m.c.n)
-        memcpy(*means, m.c.item, m.c.n * sizeof **means);
-    at_free(m.c.item);
-    return rc;
+    struct means m = { { .cx = cx, .arena = a }, "mean",
+                       eval ? "eval" : "train" };
+    return read_means(dir, SHARES, &m, means, n);
+}
+
+int at_metrics_read_key(struct at_ctx *cx, struct at_arena *a, const char *dir,
+                        enum at_metrics_lines file, const char *key,
+                        struct at_metrics_mean **values, size_t *n)
+{
+    struct means m = { { .cx = cx, .arena = a }, key, NULL };
+    return read_means(dir, line_file[file], &m, values, n);
 }
 
 /* ---- writing ------------------------------------------------------------- */
@@ -619,6 +638,20 @@ int at_metrics_shares(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
     }
     at_text_addf(&m->line, "}}\n");
     return append(cx, m, SHARES);
+}
+
+int at_metrics_line(struct at_ctx *cx, struct at_metrics *m,
+                    enum at_metrics_lines file, const struct at_text *json)
+{
+    int rc = at_text_ok(cx, json);
+    if (rc == AT_OK && m->fd[line_file[file]] < 0)
+        rc = open_file(cx, m, line_file[file]);
+    if (rc < 0)
+        return rc;
+    begin(m);
+    at_text_add(&m->line, json->s, json->n);
+    at_text_add(&m->line, "\n", 1);
+    return append(cx, m, line_file[file]);
 }
 
 static void put_number(struct at_text *t, const char *key, double x)

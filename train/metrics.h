@@ -7,7 +7,8 @@
  *
  * DIR/capacity.jsonl has, where a run routes, the share of texts or tokens that
  * every routed layer executed; DIR/values.jsonl, where a run draws texts, what
- * they are worth.
+ * they are worth; DIR/offload.jsonl what happened since the row before where
+ * gradients are computed away, DIR/users.jsonl what every user's adapter did.
  *
  * Resuming after step N cuts the rows of later steps off, so that a resumed
  * run leaves the rows of an undisturbed one, but for the columns that depend
@@ -73,11 +74,19 @@ struct at_metrics_value { const char *name; double mean, se, target, weight; };
 /* A line of values.jsonl.                                                    */
 int at_metrics_values(struct at_ctx *cx, struct at_metrics *m, uint64_t step,
                       bool eval, const struct at_metrics_value *v, size_t n);
+enum at_metrics_lines { AT_METRICS_OFFLOAD, AT_METRICS_USERS };
+/* A line of such a file: a JSON object that begins with the step.             */
+int at_metrics_line(struct at_ctx *cx, struct at_metrics *m,
+                    enum at_metrics_lines file, const struct at_text *json);
 /* The means of one split, in order, in arena a; none without such a file.     */
 struct at_metrics_mean { uint64_t step; double mean; };
 int at_metrics_read_means(struct at_ctx *cx, struct at_arena *a,
                           const char *dir, bool eval,
                           struct at_metrics_mean **means, size_t *n);
+/* A number of every line of such a file that has it.                          */
+int at_metrics_read_key(struct at_ctx *cx, struct at_arena *a, const char *dir,
+                        enum at_metrics_lines file, const char *key,
+                        struct at_metrics_mean **values, size_t *n);
 int at_metrics_sync(struct at_ctx *cx, struct at_metrics *m);
 void at_metrics_close(struct at_metrics *m);
 

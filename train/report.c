@@ -294,6 +294,19 @@ static int small_chart(struct page *p, const struct small *s)
     return at_chart_svg(p->cx, &p->arena, &chart, &p->t);
 }
 
+/* Whether any run has it: capacity of those that route, and so on.            */
+static bool measured(const struct page *p, const struct small *s)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        const char *r = (const char *)&p->run[i];
+        struct at_series each;
+        memcpy(&each, r + s->at, sizeof each);
+        if (each.n)
+            return true;
+    }
+    return false;
+}
+
 static int charts(struct page *p)
 {
     static const struct small all[] = {
@@ -303,21 +316,23 @@ static int charts(struct page *p)
           offsetof(struct at_report_run, smooth_grad), true },
         { "Speed", "tokens a second", offsetof(struct at_report_run, speed),
           offsetof(struct at_report_run, smooth_speed), false },
-        /* The last, and only where a run routes.                             */
         { "Capacity", "share executed",
           offsetof(struct at_report_run, capacity),
           offsetof(struct at_report_run, smooth_capacity), false },
+        { "Blocks from workers", "blocks",
+          offsetof(struct at_report_run, blocks),
+          offsetof(struct at_report_run, blocks), false },
+        { "Waiting for workers", "seconds",
+          offsetof(struct at_report_run, wait),
+          offsetof(struct at_report_run, wait), false },
     };
-    size_t n = AT_COUNT(all) - 1;
     int rc;
-    for (size_t i = 0; i < p->n; i++)
-        if (p->run[i].capacity.n)
-            n = AT_COUNT(all);
     legend(p);
     rc = loss_chart(p);
     put(p, "<div class=charts>\n");
-    for (size_t i = 0; i < n && rc == AT_OK; i++)
-        rc = small_chart(p, &all[i]);
+    for (size_t i = 0; i < AT_COUNT(all) && rc == AT_OK; i++)
+        if (i < 3 || measured(p, &all[i]))
+            rc = small_chart(p, &all[i]);
     put(p, "</div>\n");
     return rc;
 }

@@ -213,14 +213,9 @@ static void totals(struct at_report_run *r)
         r->final_loss = r->smooth.y[r->smooth.n - 1];
 }
 
-static int read_capacity(struct reader *p, struct at_report_run *r)
+static int series_of(struct reader *p, const struct at_metrics_mean *means,
+                     size_t n, struct at_series *s)
 {
-    struct at_metrics_mean *means;
-    struct at_series *s = &r->capacity;
-    size_t n;
-    int rc = at_metrics_read_means(p->cx, p->arena, r->dir, false, &means, &n);
-    if (rc < 0)
-        return rc;
     *s = (struct at_series){ .n = n, .best = SIZE_MAX };
     s->x = at_alloc_n(p->cx, p->arena, n + 1, sizeof *s->x);
     s->y = at_alloc_n(p->cx, p->arena, n + 1, sizeof *s->y);
@@ -230,7 +225,35 @@ static int read_capacity(struct reader *p, struct at_report_run *r)
         s->x[i] = (double)means[i].step;
         s->y[i] = means[i].mean;
     }
-    return smooth(p, s, false, &r->smooth_capacity);
+    return AT_OK;
+}
+
+static int read_capacity(struct reader *p, struct at_report_run *r)
+{
+    struct at_metrics_mean *means;
+    size_t n;
+    int rc = at_metrics_read_means(p->cx, p->arena, r->dir, false, &means, &n);
+    if (rc == AT_OK)
+        rc = series_of(p, means, n, &r->capacity);
+    return rc == AT_OK ? smooth(p, &r->capacity, false, &r->smooth_capacity)
+                       : rc;
+}
+
+static int read_offload(struct reader *p, struct at_report_run *r)
+{
+    const struct { const char *key; struct at_series *to; } all[] = {
+        { "blocks", &r->blocks }, { "wait_s", &r->wait },
+    };
+    int rc = AT_OK;
+    for (size_t i = 0; i < AT_COUNT(all) && rc == AT_OK; i++) {
+        struct at_metrics_mean *v;
+        size_t n;
+        rc = at_metrics_read_key(p->cx, p->arena, r->dir, AT_METRICS_OFFLOAD,
+                                 all[i].key, &v, &n);
+        if (rc == AT_OK)
+            rc = series_of(p, v, n, all[i].to);
+    }
+    return rc;
 }
 
 static int measure(struct reader *p, struct at_report_run *r)
@@ -253,6 +276,8 @@ static int measure(struct reader *p, struct at_report_run *r)
         rc = smooth(p, &r->speed, false, &r->smooth_speed);
     if (rc == AT_OK)
         rc = read_capacity(p, r);
+    if (rc == AT_OK)
+        rc = read_offload(p, r);
     if (rc < 0)
         return rc;
     r->skipped = at_alloc_n(p->cx, p->arena, r->n_rows, sizeof *r->skipped);

@@ -23,6 +23,7 @@ struct at_report_run {
     struct at_series loss, smooth, eval, lr, grad, smooth_grad, speed,
                      smooth_speed;
     struct at_series capacity, smooth_capacity;     /* n 0: nothing is routed */
+    struct at_series blocks, wait;  /* n 0: nothing is offloaded              */
     double *skipped;                /* steps that were not finite             */
     size_t n_skipped;
     /* Figures; NaN where there is none. */

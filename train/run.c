@@ -56,8 +56,11 @@ static int log_step(struct loop *l, const struct at_step_result *r)
     speed = (double)j->tokens_here / fmax(now - j->started_s, 1e-9);
     row.tokens_per_s = (double)r->n_tokens / fmax(now - j->step_s, 1e-9);
     if (j->s.step % (uint64_t)at_recipe_int(j->r, "log.every") == 0 ||
-        j->s.step == j->steps)
+        j->s.step == j->steps) {
         rc = at_job_log(j, &row, &j->st->train);
+        if (rc == AT_OK && j->offload)
+            rc = at_job_log_offload(j);
+    }
     p.tokens_per_s = speed;
     p.eta_s = (double)(j->steps - j->s.step) * (double)r->n_tokens /
               fmax(speed, 1e-9);

@@ -54,6 +54,7 @@ struct at_job {
     struct at_rules *rules;
     struct at_adapters adapters;
     struct at_offload *offload; /* NULL: not asked for                        */
+    struct at_offload_counts logged;    /* at the last row                    */
     struct at_step *st;
     struct at_optim *o;
     struct at_optim_settings optim;
@@ -115,6 +116,8 @@ void at_job_say(const struct at_job *job, const char *fmt, ...)
 /* A row of metrics, and what the graph's gauges say of its step.             */
 int at_job_log(struct at_job *job, const struct at_metrics_row *row,
                const struct at_step_io *io);
+/* A row of what offloading did since the last one.                           */
+int at_job_log_offload(struct at_job *job);
 /* What n drawn texts are worth, [values] each.                               */
 int at_job_log_values(struct at_job *job, bool eval, size_t n,
                       const double *mean, const double *var);

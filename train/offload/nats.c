@@ -795,6 +795,8 @@ static int claim(struct at_ctx *cx, struct nats *n)
     at_wire_subject(&n->w, subject, "hold", NULL);
     s = natsConnection_RequestString(&m, n->w.nc, subject, "?", 300);
     natsMsg_Destroy(m);
+    if (!at_wire_up(&n->w))
+        return at_wire_fail(cx, s, n->w.url);
     if (s != NATS_NO_RESPONDERS)
         return at_fail(cx, AT_EINVAL, "%s: another trainer holds the run name "
                        "'%s' (or one was cut off less than 15 s ago): wait for "
@@ -802,31 +804,36 @@ static int claim(struct at_ctx *cx, struct nats *n)
     return listen_to(cx, n, "hold", &n->hold);
 }
 
-static int start(struct at_ctx *cx, struct at_engine *e)
+static int check_server(struct at_ctx *cx, const struct nats *n)
 {
-    struct nats *n = of(e);
+    int64_t most = natsConnection_GetMaxPayload(n->w.nc);
+    if (most >= (int64_t)n->buf_bytes)
+        return AT_OK;
+    return at_fail(cx, AT_EINVAL, "%s takes messages of %lld bytes, and blocks "
+                   "of this run need %zu: set 'max_payload: 8MB' in the "
+                   "server's configuration, or lower offload.rows", n->w.url,
+                   (long long)most, n->buf_bytes);
+}
+
+static void hang_up(struct nats *n)
+{
+    natsSubscription_Destroy(n->results);
+    natsSubscription_Destroy(n->status);
+    natsSubscription_Destroy(n->hold);
+    n->results = n->status = n->hold = NULL;
+    at_wire_close(&n->w);
+}
+
+static int meet_server(struct at_ctx *cx, struct nats *n)
+{
     const struct at_offload_settings *set = &n->o->set;
-    struct timespec now;
-    int rc = take_memory(cx, n);
-    if (rc == AT_OK)
-        rc = at_wire_open(cx, &cx->scratch, set->url, set->credentials,
+    int rc = at_wire_open(cx, &cx->scratch, set->url, set->credentials,
                           set->name, 0, &n->w);
     if (rc < 0)
         return rc;
-    n->ready = true;
-    if (natsConnection_GetMaxPayload(n->w.nc) < (int64_t)n->buf_bytes)
-        return at_fail(cx, AT_EINVAL, "%s takes messages of %lld bytes, and "
-                       "blocks of this run need %zu: set 'max_payload: 8MB' in "
-                       "the server's configuration, or lower offload.rows",
-                       set->url,
-                       (long long)natsConnection_GetMaxPayload(n->w.nc),
-                       n->buf_bytes);
-    clock_gettime(CLOCK_REALTIME, &now);
-    n->incarnation = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-    if (getrandom(&n->random, sizeof n->random, 0) != sizeof n->random)
-        n->random = n->incarnation;
-    n->random |= 1;
-    rc = claim(cx, n);
+    rc = check_server(cx, n);
+    if (rc == AT_OK)
+        rc = claim(cx, n);
     if (rc == AT_OK)
         rc = at_store_open(&n->w, &n->store);
     if (rc == AT_OK)
@@ -836,8 +843,35 @@ static int start(struct at_ctx *cx, struct at_engine *e)
     if (rc == AT_OK && !send_about(n))
         rc = at_fail(cx, AT_EIO, "%s: the connection is lost already",
                      set->url);
-    n->started_s = n->progress_s = at_now_s();
+    if (rc < 0)
+        hang_up(n);
+    n->ready = rc == AT_OK;
+    return rc;
+}
+
+static int start(struct at_ctx *cx, struct at_engine *e)
+{
+    struct nats *n = of(e);
+    double until = at_now_s() + n->o->set.patience_s;
+    bool said = false;
+    struct timespec now;
+    int rc = take_memory(cx, n);
+    if (rc < 0)
+        return rc;
+    clock_gettime(CLOCK_REALTIME, &now);
+    n->incarnation = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    if (getrandom(&n->random, sizeof n->random, 0) != sizeof n->random)
+        n->random = n->incarnation;
+    n->random |= 1;
     n->version = 1;
+    while ((rc = meet_server(cx, n)) == AT_EIO && at_now_s() < until &&
+           !(cx->stop && *cx->stop)) {
+        if (!said)
+            at_log(cx, AT_LOG_WARN, "waiting for the server: %s", cx->err.msg);
+        said = true;
+        nats_Sleep(200);
+    }
+    n->started_s = n->progress_s = at_now_s();
     return rc;
 }
 
@@ -851,12 +885,8 @@ static void destroy(struct at_engine *e)
     n->peers = (struct at_peers){ 0 };
     if (!n->ready)
         return;
-    if (n->results)
-        at_store_remove(&n->w);
-    natsSubscription_Destroy(n->results);
-    natsSubscription_Destroy(n->status);
-    natsSubscription_Destroy(n->hold);
-    at_wire_close(&n->w);
+    at_store_remove(&n->w);
+    hang_up(n);
     n->ready = false;
 }
 

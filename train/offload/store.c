@@ -101,8 +101,8 @@ static int make(struct at_wire *w, jsCtx *js, const struct at_store_settings *s)
         return at_fail(w->cx, AT_EINVAL, "%s has no JetStream: start "
                        "nats-server with -js, or 'attune offload serve'",
                        w->url);
-    if (st == NATS_TIMEOUT)
-        return at_fail(w->cx, AT_EIO, "%s does not make a queue for run '%s': "
+    if (st == NATS_TIMEOUT && at_wire_forbidden(w))
+        return at_fail(w->cx, AT_EINVAL, "%s does not make a queue for run '%s': "
                        "these credentials may be for another run, or be a "
                        "worker's", w->url, w->run);
     return st == NATS_OK ? AT_OK

@@ -158,6 +158,13 @@ bool at_wire_gone(const struct at_wire *w)
     return natsConnection_IsClosed(w->nc);
 }
 
+bool at_wire_forbidden(const struct at_wire *w)
+{
+    const char *why = NULL;
+    return natsConnection_GetLastError(w->nc, &why) == NATS_NOT_PERMITTED ||
+           (why && strstr(why, "ermissions Violation"));
+}
+
 void at_wire_subject(const struct at_wire *w, char to[AT_WIRE_SUBJECT],
                      const char *what, const char *tail)
 {

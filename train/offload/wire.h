@@ -36,6 +36,8 @@ void at_wire_close(struct at_wire *w);
 bool at_wire_up(const struct at_wire *w);
 /* The connection will not come back: what the server said.                   */
 bool at_wire_gone(const struct at_wire *w);
+/* The server has said that something asked is beyond our rights.             */
+bool at_wire_forbidden(const struct at_wire *w);
 /* "attune.RUN.result.KEY.ID" and the like; tail NULL: none.                  */
 void at_wire_subject(const struct at_wire *w, char to[AT_WIRE_SUBJECT],
                      const char *what, const char *tail);

@@ -536,15 +536,13 @@ static void mind_pull(struct worker *w, uint64_t *reconnects)
 
 static int check_rights(struct worker *w)
 {
-    const char *why = NULL;
     if (at_wire_gone(&w->w))
         return at_fail(w->cx, AT_EINVAL, "%s does not let us in any more: the "
                        "credentials were revoked, or the server was given "
                        "others", w->w.url);
-    if (natsConnection_GetLastError(w->w.nc, &why) == NATS_NOT_PERMITTED ||
-        (why && strstr(why, "ermissions Violation")))
+    if (at_wire_forbidden(&w->w))
         return at_fail(w->cx, AT_EINVAL, "%s: these credentials are not for run "
-                       "'%s': %s", w->w.url, w->w.run, why ? why : "");
+                       "'%s'", w->w.url, w->w.run);
     return AT_OK;
 }
 
