@@ -164,6 +164,7 @@ struct at_params {
     bool need_grads;            /* give trainable params gradient memory     */
     bool elsewhere;             /* which their caller fills: graphs do not    */
     bool sealed;                /* memory is given out: no new params        */
+    bool borrows;               /* `fixed` is another's                      */
     at_real *flat, *flat_grad;  /* trainable weights and gradients, [n_flat]; */
     size_t n_flat;              /* every param starts on 64 bytes, gaps are 0 */
     at_real *fixed;             /* frozen weights                            */
@@ -182,6 +183,9 @@ struct at_param *at_param_find(const struct at_params *ps, const char *name);
 size_t at_params_bytes(const struct at_params *ps, bool grads);
 /* Gives every param its memory (zeros) and, with need_grads, its gradient.   */
 int at_params_seal(struct at_params *ps);
+/* Before that: uses the frozen weights of another, which are the same and must
+ * outlive it.                                                                */
+int at_params_borrow(struct at_params *ps, const struct at_params *from);
 /* Draws every param that was not loaded; depends on seed and name only.      */
 void at_params_draw(struct at_params *ps, uint64_t seed);
 void at_params_finish(struct at_params *ps);

@@ -103,10 +103,39 @@ size_t at_params_bytes(const struct at_params *ps, bool grads)
     return sizeof(at_real) * (ps->n_fixed + ps->n_flat * (grads ? 2 : 1));
 }
 
+/* Whether both have the same frozen parameters in the same places.            */
+static bool same_fixed(const struct at_params *a, const struct at_params *b)
+{
+    size_t i = 0, k = 0;
+    for (;; i++, k++) {
+        while (i < a->n && a->p[i]->trainable)
+            i++;
+        while (k < b->n && b->p[k]->trainable)
+            k++;
+        if (i == a->n || k == b->n)
+            return i == a->n && k == b->n;
+        if (strcmp(a->p[i]->val.name, b->p[k]->val.name) != 0 ||
+            a->p[i]->flat != b->p[k]->flat)
+            return false;
+    }
+}
+
+int at_params_borrow(struct at_params *ps, const struct at_params *from)
+{
+    if (!from->sealed || !same_fixed(ps, from))
+        return at_fail(ps->cx, AT_EINVAL, "these models do not have the same "
+                       "frozen weights, and cannot share them");
+    ps->fixed = from->fixed;
+    ps->borrows = true;
+    return AT_OK;
+}
+
 int at_params_seal(struct at_params *ps)
 {
     struct at_ctx *cx = ps->cx;
-    ps->fixed = at_map(cx, ps->n_fixed * sizeof(at_real), "frozen parameters");
+    if (!ps->borrows)
+        ps->fixed = at_map(cx, ps->n_fixed * sizeof(at_real),
+                           "frozen parameters");
     ps->flat = at_map(cx, ps->n_flat * sizeof(at_real), "parameters");
     if (!ps->fixed || !ps->flat)
         return AT_ENOMEM;
@@ -154,7 +183,8 @@ void at_params_draw(struct at_params *ps, uint64_t seed)
 
 void at_params_finish(struct at_params *ps)
 {
-    at_unmap(ps->fixed, ps->n_fixed * sizeof(at_real));
+    if (!ps->borrows)
+        at_unmap(ps->fixed, ps->n_fixed * sizeof(at_real));
     at_unmap(ps->flat, ps->n_flat * sizeof(at_real));
     at_unmap(ps->flat_grad, ps->n_flat * sizeof(at_real));
     ps->fixed = ps->flat = ps->flat_grad = NULL;

@@ -53,6 +53,11 @@ const struct at_key at_keys[] = {
       .help = "Directory the run writes to; by default runs/ and the recipe "
               "file's name." },
 
+    { "users", TEXT(LIST, "[]"), .also = "tenants",
+      .help = "NAME key=value ...: who shares the model, each with data and an "
+              "adapter of its own; keys that a user does not set are the "
+              "recipe's." },
+
     { "model.path", TEXT(PATH, ""), .also = "model_name_or_path checkpoint",
       .help = "Model file (HDF5) to start from." },
     { "model.family", CHOICE("none|llama|gpt2", "none"),

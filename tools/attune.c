@@ -6,6 +6,7 @@ const struct cmd *const cmds[] = {
     &cmd_tokenizer, &cmd_tokenize, &cmd_import, &cmd_generate, &cmd_eval,
     &cmd_analyze, &cmd_drop, &cmd_rollout, &cmd_compare, &cmd_palette,
     &cmd_worker, &cmd_offload_keys, &cmd_offload_serve, &cmd_offload_status,
+    &cmd_users,
     &cmd_merge, &cmd_export, &cmd_report, &cmd_recipe_show, &cmd_recipe_check,
     &cmd_recipe_keys, &cmd_recipe_docs, &cmd_doctor,
 };

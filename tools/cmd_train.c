@@ -1,6 +1,7 @@
 /* attune train, resume, plan, replay. */
 #include "tools/cmds.h"
 #include "train/run.h"
+#include "train/users.h"
 
 #include <math.h>
 #include <string.h>
@@ -67,7 +68,7 @@ static void show(void *self, const struct at_progress *p)
         fflush(stdout);
         return;
     }
-    last = p->job->s.step == p->job->steps;
+    last = p->job->s.step == p->job->steps && !p->job->user;
     if (!last && now - s->last_s < (s->terminal ? 0.1 : 5))
         return;
     s->last_s = now;
@@ -78,8 +79,9 @@ static void show(void *self, const struct at_progress *p)
     else
         snprintf(what, sizeof what, "loss %.4f \u00B1 %.4f", p->r->loss,
                  p->r->loss_se);
-    printf("%sstep %llu/%llu | %s | norm %.3f (%+.1fz)%s | lr %.2e | %.0f "
+    printf("%s%s%sstep %llu/%llu | %s | norm %.3f (%+.1fz)%s | lr %.2e | %.0f "
            "tokens/s%s | %s left | %s%s", s->terminal ? "\r" : "",
+           p->job->user ? p->job->user : "", p->job->user ? ": " : "",
            (unsigned long long)p->job->s.step,
            (unsigned long long)p->job->steps, what, p->r->grad_norm,
            p->r->grad_z, capacity_text(capacity, &p->job->st->train), p->r->lr,
@@ -125,12 +127,29 @@ static int load(struct at_ctx *cx, char *const *pos, int n,
     return at_recipe_load(cx, &cx->run, pos[0], over, (size_t)n - 1, r);
 }
 
+/* The directories of a run's users, as many as a report takes; 0: it has none. */
+static size_t users_of(struct at_ctx *cx, const char *dir,
+                       const char *dirs[AT_REPORT_RUNS_MAX])
+{
+    struct at_user_row *u;
+    size_t n, k = 0;
+    if (at_users_list(cx, dir, &u, &n) < 0)
+        return 0;
+    for (size_t i = 0; i < n && k < AT_REPORT_RUNS_MAX; i++) {
+        char *path = at_sprintf(cx, &cx->run, "%s/users/%s", dir, u[i].name);
+        if (path && u[i].step > 0)
+            dirs[k++] = path;
+    }
+    return k;
+}
+
 /* The report is a convenience: that it fails must not fail the run.          */
 static void report(struct at_ctx *cx, const char *dir, bool quiet)
 {
-    const char *dirs[] = { dir };
+    const char *dirs[AT_REPORT_RUNS_MAX] = { dir };
     char *path = at_sprintf(cx, &cx->run, "%s/report.html", dir);
-    if (!path || at_report_write(cx, dirs, 1, path) < 0) {
+    size_t n = users_of(cx, dir, dirs);
+    if (!path || at_report_write(cx, dirs, n ? n : 1, path) < 0) {
         fprintf(stderr, "attune: warning: no report: %s\n", cx->err.msg);
         return;
     }

@@ -477,10 +477,31 @@ static int refuse_what_cannot_fit(struct at_job *j)
                    at_bytes_text(have, (double)free_bytes));
 }
 
+/* A step that is too large for the lender's region has its own.              */
+static int lend(struct at_job *j)
+{
+    int rc;
+    if (!j->lender)
+        return AT_OK;
+    if (j->reference)
+        return at_fail(j->cx, AT_EINVAL, "users share one model, and this "
+                       "objective keeps a second one");
+    rc = at_params_borrow(&j->ps, &j->lender->ps);
+    j->memory[AT_MEM_FROZEN] = 0;
+    j->memory[AT_MEM_PROCESS] = at_rss_bytes();
+    if (j->st->region_bytes > j->lender->st->region_bytes)
+        return rc;
+    j->st->lender = j->lender->st;
+    j->memory[AT_MEM_ACTIVATIONS] = 0;
+    return rc;
+}
+
 int at_job_start(struct at_job *j)
 {
     struct at_ctx *cx = j->cx;
-    int rc = refuse_what_cannot_fit(j);
+    int rc = lend(j);
+    if (rc == AT_OK)
+        rc = refuse_what_cannot_fit(j);
     if (rc == AT_OK)
         rc = at_params_seal(&j->ps);
     if (rc == AT_OK && j->reference)

@@ -1,6 +1,7 @@
 /* The training loop, resuming and replaying. */
 #include "train/report.h"
-#include "train/run.h"
+#include "train/run_loop.h"
+#include "train/users.h"
 
 #include <errno.h>
 #include <math.h>
@@ -11,13 +12,8 @@
 
 enum { PATH = 4096 };
 
-struct loop {
-    struct at_job *j;
-    const struct at_batch **batch;      /* [accumulate]                       */
-};
-
 /* What the next step is trained on; *to: where the one after it begins.      */
-static int take_batches(struct loop *l, struct at_cursor *to)
+static int take_batches(struct at_loop *l, struct at_cursor *to)
 {
     struct at_job *j = l->j;
     if (j->roller) {
@@ -37,7 +33,7 @@ static int take_batches(struct loop *l, struct at_cursor *to)
     return AT_OK;
 }
 
-static int log_step(struct loop *l, const struct at_step_result *r)
+static int log_step(struct at_loop *l, const struct at_step_result *r)
 {
     struct at_job *j = l->j;
     double now = at_now_s(), speed;
@@ -72,7 +68,7 @@ static int log_step(struct loop *l, const struct at_step_result *r)
 /* ---- the loop ---------------------------------------------------------------- */
 
 /* What the recipe wants done about a step that is not finite.                */
-static int handle_nonfinite(struct loop *l)
+static int handle_nonfinite(struct at_loop *l)
 {
     struct at_job *j = l->j;
     const char *how = at_recipe_text(j->r, "train.on_nonfinite");
@@ -115,7 +111,7 @@ static int give_up_step(struct at_job *j, const struct at_state *before)
                    (unsigned long long)before->step, j->dir);
 }
 
-static int one_step(struct loop *l)
+static int one_step(struct at_loop *l)
 {
     struct at_job *j = l->j;
     struct at_state before = j->s;
@@ -199,7 +195,7 @@ static bool stop_asked(const struct at_job *j)
 
 /* One step, and its evaluation where one is due.  A request to stop may come
  * between the two: the evaluation then waits in the checkpoint.              */
-static int step_and_evaluate(struct loop *l, bool *best)
+static int step_and_evaluate(struct at_loop *l, bool *best)
 {
     struct at_job *j = l->j;
     int rc = AT_OK;
@@ -213,38 +209,50 @@ static int step_and_evaluate(struct loop *l, bool *best)
     return at_evaluate(j, best);
 }
 
-static int train(struct loop *l)
+int at_loop_turn(struct at_loop *l)
 {
     struct at_job *j = l->j;
-    int rc = AT_OK;
-    j->started_s = at_now_s();
-    while (!j->s.done && rc == AT_OK) {
-        bool best = false, stop;
-        rc = step_and_evaluate(l, &best);
-        stop = stop_asked(j);
-        if (rc < 0)
-            break;
-        j->s.done = !j->s.eval_due &&
-                    (j->s.step >= j->steps || out_of_patience(j));
-        if (out_of_patience(j))
-            at_job_say(j, "step %llu: no better for %llu evaluations: stopping early",
-                (unsigned long long)j->s.step,
-                (unsigned long long)j->s.bad_evals);
-        if (stop || j->s.done || every(j, "checkpoint.every") ||
-            (best && at_recipe_bool(j->r, "checkpoint.keep_best")))
-            rc = save(j, best);
-        if (rc == AT_OK && stop && !j->s.done)
-            return at_fail(j->cx, AT_EINTR, "stopped after step %llu; a "
-                           "checkpoint is written.  Go on with: attune resume "
-                           "%s", (unsigned long long)j->s.step, j->dir);
-    }
+    bool best = false, stop;
+    int rc = step_and_evaluate(l, &best);
+    stop = stop_asked(j);
+    if (rc < 0)
+        return rc;
+    j->s.done = !j->s.eval_due &&
+                (j->s.step >= j->steps || out_of_patience(j));
+    if (out_of_patience(j))
+        at_job_say(j, "step %llu: no better for %llu evaluations: stopping early",
+            (unsigned long long)j->s.step,
+            (unsigned long long)j->s.bad_evals);
+    if (stop || j->s.done || every(j, "checkpoint.every") ||
+        (best && at_recipe_bool(j->r, "checkpoint.keep_best")))
+        rc = save(j, best);
+    if (rc == AT_OK && stop && !j->s.done)
+        return at_fail(j->cx, AT_EINTR, "stopped after step %llu; a checkpoint "
+                       "is written.  Go on with: attune resume %s",
+                       (unsigned long long)j->s.step, j->dir);
     return rc;
 }
 
-static int open_loop(struct loop *l, struct at_job *j, at_progress_fn *progress,
-                     void *self)
+int at_loop_save(struct at_loop *l)
 {
-    *l = (struct loop){ j, NULL };
+    return save(l->j, false);
+}
+
+static int train(struct at_loop *l)
+{
+    int rc = AT_OK;
+    while (!l->j->s.done && rc == AT_OK)
+        rc = at_loop_turn(l);
+    if (rc == AT_OK)
+        judge_capacity(l->j);
+    return rc;
+}
+
+static int open_loop(struct at_loop *l, struct at_job *j,
+                     at_progress_fn *progress, void *self)
+{
+    *l = (struct at_loop){ j, NULL };
+    j->started_s = at_now_s();
     j->progress = progress;
     j->progress_self = self;
     l->batch = at_alloc_n(j->cx, &j->cx->run, j->accumulate, sizeof *l->batch);
@@ -327,20 +335,10 @@ static bool exists(const char *dir, const char *name)
     return access(path, F_OK) == 0;
 }
 
-int at_run_train(struct at_ctx *cx, struct at_recipe *r, bool fresh,
-                 at_progress_fn *progress, void *self)
+int at_loop_begin(struct at_loop *l, struct at_job *j,
+                  at_progress_fn *progress, void *self)
 {
-    struct at_job *j = NULL;
-    struct loop l;
-    const char *dir = at_recipe_text(r, "run");
-    int rc;
-    if (fresh && exists(dir, "recipe.yaml"))
-        return at_fail(cx, AT_EINVAL, "%s holds a run already: go on with "
-                       "'attune resume %s', or choose another directory with "
-                       "run=DIR", dir, dir);
-    rc = at_job_open(cx, r, &j);
-    if (rc == AT_OK)
-        rc = make_dirs(cx, dir);
+    int rc = make_dirs(j->cx, j->dir);
     if (rc == AT_OK)
         rc = at_job_start(j);
     if (rc == AT_OK)
@@ -348,23 +346,38 @@ int at_run_train(struct at_ctx *cx, struct at_recipe *r, bool fresh,
     if (rc == AT_OK)
         rc = write_facts(j);
     if (rc == AT_OK)
-        rc = at_metrics_open(cx, dir, 0, &j->metrics);
+        rc = at_metrics_open(j->cx, j->dir, 0, &j->metrics);
     if (rc == AT_OK)
-        rc = open_loop(&l, j, progress, self);
-    if (rc == AT_OK) {
-        if (j->train)
-            at_loader_seek(j->train, j->s.cursor);
+        rc = open_loop(l, j, progress, self);
+    if (rc == AT_OK && j->train)
+        at_loader_seek(j->train, j->s.cursor);
+    return rc;
+}
+
+int at_run_train(struct at_ctx *cx, struct at_recipe *r, bool fresh,
+                 at_progress_fn *progress, void *self)
+{
+    struct at_job *j = NULL;
+    struct at_loop l;
+    const char *dir = at_recipe_text(r, "run");
+    int rc;
+    if (fresh && exists(dir, "recipe.yaml"))
+        return at_fail(cx, AT_EINVAL, "%s holds a run already: go on with "
+                       "'attune resume %s', or choose another directory with "
+                       "run=DIR", dir, dir);
+    if (at_recipe_list(r, "users").n > 0)
+        return at_users_train(cx, r, progress, self);
+    rc = at_job_open(cx, r, &j);
+    if (rc == AT_OK)
+        rc = at_loop_begin(&l, j, progress, self);
+    if (rc == AT_OK)
         rc = train(&l);
-        if (rc == AT_OK)
-            judge_capacity(j);
-    }
     at_job_close(j);
     return rc;
 }
 
 /* The resolved recipe of a run's directory, wherever that lies now.          */
-static int load_recipe(struct at_ctx *cx, const char *dir,
-                       struct at_recipe **r)
+int at_loop_recipe(struct at_ctx *cx, const char *dir, struct at_recipe **r)
 {
     const char *path = at_sprintf(cx, &cx->run, "%s/recipe.yaml", dir);
     const char *here = at_sprintf(cx, &cx->run, "run=%s", dir);
@@ -376,44 +389,61 @@ static int load_recipe(struct at_ctx *cx, const char *dir,
     return at_recipe_load(cx, &cx->run, path, &here, 1, r);
 }
 
+static int continue_from(struct at_job *j, uint64_t most)
+{
+    bool found = false;
+    int rc = at_job_start(j);
+    if (rc == AT_OK)
+        rc = at_checkpoint_read(j, most, &found);
+    if (rc == AT_OK && j->train)
+        at_loader_seek(j->train, j->s.cursor);
+    return rc;
+}
+
 /* Opens a run at its newest state at or before `most`.                       */
 static int reopen(struct at_ctx *cx, const char *dir, uint64_t most,
                   struct at_job **j)
 {
     struct at_recipe *r;
-    bool found = false;
-    int rc = load_recipe(cx, dir, &r);
+    int rc = at_loop_recipe(cx, dir, &r);
     if (rc == AT_OK)
         rc = at_job_open(cx, r, j);
+    return rc == AT_OK ? continue_from(*j, most) : rc;
+}
+
+int at_loop_resume(struct at_loop *l, struct at_job *j,
+                   at_progress_fn *progress, void *self)
+{
+    int rc = continue_from(j, UINT64_MAX);
     if (rc == AT_OK)
-        rc = at_job_start(*j);
-    if (rc == AT_OK)
-        rc = at_checkpoint_read(*j, most, &found);
-    if (rc == AT_OK && (*j)->train)
-        at_loader_seek((*j)->train, (*j)->s.cursor);
-    return rc;
+        rc = open_loop(l, j, progress, self);
+    if (rc < 0)
+        return rc;
+    if (j->s.done) {
+        at_job_say(j, "%s is finished: %llu steps", j->dir,
+                   (unsigned long long)j->s.step);
+        return AT_OK;
+    }
+    at_job_say(j, "going on from step %llu of %llu",
+               (unsigned long long)j->s.step, (unsigned long long)j->steps);
+    return at_metrics_open(j->cx, j->dir, j->s.step, &j->metrics);
 }
 
 int at_run_resume(struct at_ctx *cx, const char *dir, at_progress_fn *progress,
                   void *self)
 {
     struct at_job *j = NULL;
-    struct loop l;
-    int rc = reopen(cx, dir, UINT64_MAX, &j);
+    struct at_recipe *r;
+    struct at_loop l;
+    int rc = at_loop_recipe(cx, dir, &r);
+    if (rc == AT_OK && at_recipe_list(r, "users").n > 0)
+        return at_users_resume(cx, r, progress, self);
     if (rc == AT_OK)
-        rc = open_loop(&l, j, progress, self);
-    if (rc == AT_OK && j->s.done)
-        at_job_say(j, "%s is finished: %llu steps", dir,
-            (unsigned long long)j->s.step);
-    if (rc == AT_OK && !j->s.done) {
-        at_job_say(j, "going on from step %llu of %llu",
-            (unsigned long long)j->s.step, (unsigned long long)j->steps);
-        rc = at_metrics_open(cx, dir, j->s.step, &j->metrics);
-        if (rc == AT_OK)
-            rc = train(&l);
-        if (rc == AT_OK)
-            judge_capacity(j);
-    }
+        rc = at_job_open(cx, r, &j);
+    if (rc == AT_OK)
+        rc = at_loop_resume(&l, j, progress, self);
+    if (rc == AT_OK && !j->s.done)
+        rc = train(&l);
     at_job_close(j);
     return rc < 0 && rc != AT_EINTR ? at_note(cx, rc, "resuming %s", dir) : rc;
 }
@@ -423,7 +453,7 @@ int at_run_replay(struct at_ctx *cx, const char *dir, uint64_t step,
                   const struct at_batch ***batches)
 {
     struct at_job *j = NULL;
-    struct loop l = { 0 };
+    struct at_loop l = { 0 };
     int rc;
     if (step < 1)
         return at_fail(cx, AT_EINVAL, "steps count from 1");

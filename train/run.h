@@ -6,7 +6,9 @@
  *   DIR/samples.jsonl             texts drawn at evaluations
  *   DIR/checkpoints/step-N.h5     whole or absent
  *   DIR/checkpoints/latest, best  links to the newest whole one, the best one
- *   DIR/report.html               at_report_write                            */
+ *   DIR/report.html               at_report_write
+ *   DIR/users.txt, users/NAME     of a recipe with users: who they are, and a
+ *                                 run's directory for each (users.h)         */
 #ifndef AT_RUN_H
 #define AT_RUN_H
 
@@ -74,6 +76,10 @@ struct at_job {
     uint64_t tokens_here;       /* since started_s                            */
     at_progress_fn *progress;   /* NULL: nobody listens                       */
     void *progress_self;
+    const char *user;           /* whose adapter it trains; NULL: a run's own */
+    /* Whose frozen weights and activations' memory it uses, one step at a time;
+     * set between at_job_open and at_job_start.                              */
+    struct at_job *lender;
 };
 
 /* What the caller may show. */

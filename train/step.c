@@ -152,7 +152,8 @@ int at_step_create(struct at_ctx *cx, struct at_arena *arena,
 
 int at_step_start(struct at_step *st)
 {
-    st->region = at_map(st->cx, st->region_bytes, "activations");
+    st->region = st->lender ? st->lender->region
+                            : at_map(st->cx, st->region_bytes, "activations");
     if (!st->region)
         return AT_ENOMEM;
     if (st->train.plan)
@@ -165,7 +166,8 @@ void at_step_destroy(struct at_step *st)
 {
     if (!st)
         return;
-    at_unmap(st->region, st->region_bytes);
+    if (!st->lender)
+        at_unmap(st->region, st->region_bytes);
     st->region = NULL;
 }
 

@@ -60,6 +60,7 @@ struct at_step {
     double share;               /* of the step, this micro-batch              */
     void *region;
     size_t region_bytes;
+    const struct at_step *lender;   /* whose region it is; NULL: its own      */
     /* The running mean and variance of the gradient norm, for its z-score;
      * part of the checkpoint.                                                */
     double norm_mean, norm_var;
@@ -84,7 +85,8 @@ int at_step_create(struct at_ctx *cx, struct at_arena *arena,
                    const struct at_kernels *k,
                    const struct at_adapters *adapters,
                    const struct at_step_settings *s, struct at_step **st);
-/* Takes the region; after at_params_seal.                                    */
+/* Takes the region, or its lender's, which is large enough and in use by one
+ * at a time; after at_params_seal.                                           */
 int at_step_start(struct at_step *st);
 /* One step over set.accumulate batches: gradient, check, update.  Non-finite
  * loss or gradient: nothing is updated, and AT_ENONFINITE with the first bad
