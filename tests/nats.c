@@ -2,6 +2,7 @@
  * cut off, the run has the bits of training without it.  The program is the
  * first argument.  AT_OFFLOAD_KILLS: how many kills the soak has.            */
 #include "tests/runs.h"
+#include "tests/world.h"
 
 #include "train/offload/block.h"
 #include "train/offload/keys.h"
@@ -224,13 +225,6 @@ static int stop_evil(struct evil *e, char err[4096])
 
 /* ---- runs ------------------------------------------------------------------------- */
 
-static const char base[] =
-    "seed: 3\nthreads: 1\n"
-    "model: {family: llama, dim: 32, layers: 2, heads: 4, kv_heads: 2, "
-    "max_length: 64, tokenizer: %s/../examples/quickstart/model.h5}\n"
-    "data: {path: %s/data.h5}\nbatch: {rows: 3, length: 64}\nobjective: lm\n"
-    "train: {steps: 1}\nrun: %s/base\n";
-
 /* 448 rows a batch: two blocks a site.                                        */
 static const char text[] =
     "seed: 3\nthreads: 1\nmodel: {path: %s/base}\n"
@@ -343,20 +337,6 @@ static void undisturbed(const char *name, struct trial *t)
 
 /* ---- setting up ---------------------------------------------------------------------- */
 
-static int make_data(struct at_ctx *cx)
-{
-    const char *inputs[] = { AT_TESTS "/../examples/quickstart/reviews.jsonl" };
-    struct at_data_options o = { .inputs = inputs, .n_inputs = 1,
-        .out = in_dir("data.h5"), .max_length = 64, .validation = 0.1,
-        .template = "{completion}", .n_threads = 1 };
-    struct at_data_stats stats;
-    struct at_tok *tok;
-    int rc = at_model_tokenizer(cx, &cx->run, AT_TESTS
-                                "/../examples/quickstart/model.h5", &tok);
-    o.tok = tok;
-    return rc == AT_OK ? at_data_build(cx, &o, NULL, NULL, &stats) : rc;
-}
-
 static void find_port(void)
 {
     struct sockaddr_in a = { .sin_family = AF_INET };
@@ -373,18 +353,12 @@ static int set_up(void **state)
 {
     struct at_text said = { 0 };
     struct trial plain = { 0 };
-    struct at_recipe *r;
     struct at_ctx cx;
-    char yaml[1024];
     (void)state;
     if (!mkdtemp(dir))
         return -1;
     at_ctx_init(&cx);
-    if (make_data(&cx) < 0)
-        return -1;
-    snprintf(yaml, sizeof yaml, base, AT_TESTS, dir, dir);
-    if (at_recipe_parse(&cx, &cx.run, "base.yaml", yaml, strlen(yaml), NULL, 0,
-                        &r) < 0 || at_run_train(&cx, r, true, NULL, NULL) < 0 ||
+    if (make_world(&cx, dir) < 0 ||
         at_keys_make(&cx, in_dir("keys"), NULL, WORKERS, &said) < 0) {
         print_error("%s\n", cx.err.msg);
         return -1;
@@ -514,7 +488,6 @@ static void a_killed_server_loses_nothing(void **state)
     nats_over(over, NULL);
     workers(2);
     undisturbed("server", &t);
-    says(t.log.s, "is lost; trying again");
     says(t.log.s, "is back");
     assert_int_equal(t.count.here, 0);
     done(&t);
@@ -793,6 +766,32 @@ static void a_run_has_one_trainer(void **state)
     undisturbed("first", &t);
     done(&t);
     done(&other);
+}
+
+/* One connection, one queue and the same workers serve all users.             */
+static void users_share_the_workers(void **state)
+{
+    static const struct { const char *users, *name, *alone; } each[] = {
+        { "users/ann", "plain", NULL }, { "users/bob", "bob", "lora.rank=8" },
+    };
+    char over[1024];
+    struct trial t = { .over = over, .more = "users=[ann, bob lora.rank=8]" };
+    (void)state;
+    nats_over(over, NULL);
+    workers(2);
+    if (run("many", &t) < 0)
+        fail_msg("%s", t.err);
+    assert_true(t.count.blocks > 300 && t.count.here == 0);
+    for (size_t i = 0; i < AT_COUNT(each); i++) {
+        struct trial alone = { .more = each[i].alone };
+        char path[64];
+        snprintf(path, sizeof path, "many/%s", each[i].users);
+        if (each[i].alone)
+            assert_int_equal(run(each[i].name, &alone), AT_OK);
+        same_as(each[i].name, path);
+        done(&alone);
+    }
+    done(&t);
 }
 
 /* ---- who may what --------------------------------------------------------------------------- */
@@ -1143,6 +1142,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(ctrl_c_waits_for_nobody),
         cmocka_unit_test(a_killed_trainer_goes_on_to_the_same_bits),
         cmocka_unit_test(a_run_has_one_trainer),
+        cmocka_unit_test(users_share_the_workers),
         cmocka_unit_test(strangers_get_nothing),
         cmocka_unit_test(a_worker_hears_only_what_is_its_own),
         cmocka_unit_test(revoked_credentials_end_a_worker),

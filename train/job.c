@@ -251,6 +251,7 @@ static int open_offload(struct at_job *j)
         s.rows = N;
     if (strcmp(s.engine, "nats") == 0)
         s.window = size_of(j, "offload.window");
+    s.share = j->lender ? j->lender->offload : NULL;
     if (s.merged && needs(j, AT_NEEDS_REF))
         return at_fail(j->cx, AT_EINVAL, "objective %s compares with the model "
                        "without its adapter, and offload.merged has only one "
@@ -408,10 +409,17 @@ static void warm_up(struct at_job *j)
 
 int at_job_open(struct at_ctx *cx, struct at_recipe *r, struct at_job **made)
 {
+    return at_job_open_beside(cx, r, NULL, made);
+}
+
+int at_job_open_beside(struct at_ctx *cx, struct at_recipe *r,
+                       struct at_job *lender, struct at_job **made)
+{
     struct at_job *j = at_alloc(cx, &cx->run, sizeof *j);
     int rc;
     if (!j)
         return AT_ENOMEM;
+    j->lender = lender;
     j->cx = cx;
     j->r = r;
     j->dir = at_recipe_text(r, "run");

@@ -77,9 +77,7 @@ struct at_job {
     at_progress_fn *progress;   /* NULL: nobody listens                       */
     void *progress_self;
     const char *user;           /* whose adapter it trains; NULL: a run's own */
-    /* Whose frozen weights and activations' memory it uses, one step at a time;
-     * set between at_job_open and at_job_start.                              */
-    struct at_job *lender;
+    struct at_job *lender;      /* NULL: at_job_open                          */
 };
 
 /* What the caller may show. */
@@ -93,6 +91,10 @@ struct at_progress {
 /* Reads model and data, builds and sizes everything; takes no big memory.
  * The job lives in cx->run; at_job_close.                                    */
 int at_job_open(struct at_ctx *cx, struct at_recipe *r, struct at_job **job);
+/* The same for one that uses the lender's frozen weights, activations' memory
+ * and engine, a step at a time; the lender is closed last.                   */
+int at_job_open_beside(struct at_ctx *cx, struct at_recipe *r,
+                       struct at_job *lender, struct at_job **job);
 /* Bytes the run will need at its peak, by class in job->memory.              */
 size_t at_job_bytes(const struct at_job *job);
 /* Takes the memory, after refusing what cannot fit; draws or reads weights.  */

@@ -163,7 +163,7 @@ static int open_user(struct users *all, struct user *u)
     else
         rc = recipe_of(all, u->line, &r);
     if (rc == AT_OK)
-        rc = at_job_open(cx, r, &u->j);
+        rc = at_job_open_beside(cx, r, u == all->u ? NULL : all->u->j, &u->j);
     if (rc < 0)
         return rc;
     u->j->user = u->name;
@@ -181,8 +181,6 @@ static int start_user(struct users *all, struct user *u)
 {
     size_t most = 0;
     u->started = true;
-    if (u != all->u)
-        u->j->lender = all->u->j;
     for (size_t i = 0; i < all->n && u == all->u; i++)
         if (all->u[i].j && all->u[i].j->st->region_bytes > most)
             most = all->u[i].j->st->region_bytes;

@@ -7,7 +7,7 @@
 static const unsigned char magic[8] = { 'A', 'T', 'B', 'L', 'O', 'C', 'K',
                                         '\n' };
 enum { MOST = 1 << 24 };        /* of rows, widths and sizes                  */
-enum { KIND = 10, LENGTH = 16, RUN = 24, SUM = 96, SUM_END = 112 };
+enum { KIND = 10, LENGTH = 16, RUN = 24, USER = 68, SUM = 96, SUM_END = 112 };
 
 /* ---- numbers ------------------------------------------------------------------- */
 
@@ -209,6 +209,11 @@ int at_message_read(struct at_ctx *cx, const unsigned char *from, size_t n,
     if (rc == AT_OK)
         *m = got;
     return rc;
+}
+
+uint32_t at_message_user(const unsigned char *from, size_t n)
+{
+    return n < AT_BLOCK_HEADER ? 0 : (uint32_t)get(from + USER, 4);
 }
 
 void at_message_get(const struct at_message *m, const unsigned char *from,

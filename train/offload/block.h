@@ -46,6 +46,8 @@ int at_message_read(struct at_ctx *cx, const unsigned char *from, size_t n,
 /* The numbers of a message that was read: x, and a task's dy.                */
 void at_message_get(const struct at_message *m, const unsigned char *from,
                     float *x, float *dy);
+/* The user that a message claims to be of, before anything is believed.      */
+uint32_t at_message_user(const unsigned char *from, size_t n);
 /* Whether a result is the answer to a task.                                  */
 bool at_message_answers(const struct at_message *result,
                         const struct at_message *task);

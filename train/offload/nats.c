@@ -36,20 +36,29 @@ struct out {                    /* a slot's block                             */
     int sends, refused;
 };
 
+struct side {                   /* one whom the engine serves: a user's       */
+    struct side *next;
+    const struct at_offload *o;
+    uint32_t user;
+    struct out *out;            /* [n_slots]                                  */
+    struct at_work **work;      /* by shape: to check, and for want of workers */
+    uint64_t *site_version;     /* of the weights on the server               */
+    bool told;                  /* workers know of it                         */
+};
+
 struct nats {
     struct at_engine base;
-    const struct at_offload *o;
+    const struct at_offload *o; /* the one whose step it is                   */
+    struct side *sides, *s;     /* all; the one of o                          */
+    uint32_t n_sides;
     struct at_wire w;
     struct at_store_settings store;
     natsSubscription *results, *status, *hold;
-    struct out *out;            /* [n_slots]                                  */
     unsigned char *buf;         /* a message                                  */
     float *grad;                /* a result; weights of a site                */
     size_t buf_bytes, grad_size;
-    struct at_work **work;      /* by shape: to check, and for want of workers */
     struct at_peers peers;
     uint64_t incarnation, version, attempt, random, reconnects;
-    uint64_t *site_version;     /* of the weights on the server               */
     struct at_offload_counts c;
     double progress_s;          /* when a result was believed, or waiting began */
     double started_s, beat_s, retry_s, stop_s;
@@ -80,11 +89,11 @@ static int create(struct at_ctx *cx, struct at_arena *arena,
 }
 
 /* Sizes a message and a gradient; refuses what no message can carry.         */
-static int measure(struct at_ctx *cx, struct nats *n)
+static int measure(struct at_ctx *cx, const struct at_offload *o,
+                   size_t *buf_bytes, size_t *grad_size)
 {
-    const struct at_offload *o = n->o;
-    n->buf_bytes = AT_BLOCK_HEADER + 4 * PART;
-    n->grad_size = 1;
+    *buf_bytes = AT_BLOCK_HEADER + 4 * PART;
+    *grad_size = 1;
     for (size_t i = 0; i < o->n_sites; i++) {
         const struct at_offload_site *s = &o->site[i];
         size_t most = (AT_BLOCK_MAX - AT_BLOCK_HEADER) / 4;
@@ -98,24 +107,22 @@ static int measure(struct at_ctx *cx, struct nats *n)
             return at_fail(cx, AT_EINVAL, "%s: blocks of %zu rows are larger "
                            "than a message may be: set offload.rows: %zu",
                            s->name, o->set.rows, most / (s->C + s->M));
-        if (n->buf_bytes < size)
-            n->buf_bytes = size;
-        if (n->grad_size < s->size)
-            n->grad_size = s->size;
+        if (*buf_bytes < size)
+            *buf_bytes = size;
+        if (*grad_size < s->size)
+            *grad_size = s->size;
     }
-    n->store.ack_wait_s = o->set.ack_wait_s;
-    n->store.max_bytes = (int64_t)(2 * (o->n_slots + 8) * n->buf_bytes);
     return AT_OK;
 }
 
 static size_t bytes(const struct at_engine *e)
 {
     const struct nats *n = (const struct nats *)e;
-    struct nats sizes = { .o = n->o };
-    if (measure(n->o->cx, &sizes) < 0)
+    size_t buf_bytes, grad_size;
+    if (measure(n->o->cx, n->o, &buf_bytes, &grad_size) < 0)
         return 0;
-    return sizes.buf_bytes + sizes.grad_size * sizeof(float) +
-           at_offload_works_bytes(n->o) + 2 * sizes.buf_bytes;
+    return 3 * buf_bytes + grad_size * sizeof(float) +
+           at_offload_works_bytes(n->o);
 }
 
 /* ---- sending ------------------------------------------------------------------ */
@@ -138,7 +145,7 @@ static struct at_message message_of(const struct nats *n,
                                     enum at_block_kind kind)
 {
     struct at_message m = { .kind = kind, .incarnation = n->incarnation,
-                            .adapter = n->version };
+                            .adapter = n->version, .user = n->s->user };
     memcpy(m.run, n->w.run_id, sizeof m.run);
     return m;
 }
@@ -152,9 +159,11 @@ static bool send_about(struct nats *n)
     char subject[AT_WIRE_SUBJECT];
     bool ok;
     at_about_write(&about, &t);
-    snprintf(subject, sizeof subject, "$KV.attune-%s.about", n->w.run);
+    snprintf(subject, sizeof subject, "$KV.attune-%s.about.%u", n->w.run,
+             n->s->user);
     ok = !t.failed && publish(n, subject, NULL, t.s, t.n);
     at_text_finish(&t);
+    n->s->told = ok;
     return ok;
 }
 
@@ -177,27 +186,28 @@ static bool send_weights(struct nats *n, const struct at_offload_site *s)
         size_t from = (size_t)m.block * PART;
         m.size = (uint32_t)(at - from < PART ? at - from : PART);
         at_message_write(&m, n->grad + from, NULL, n->buf);
-        snprintf(subject, sizeof subject, "$KV.attune-%s.w.%zu.%u", n->w.run,
-                 site, m.block);
+        snprintf(subject, sizeof subject, "$KV.attune-%s.w.%u.%zu.%u", n->w.run,
+                 n->s->user, site, m.block);
         ok = publish(n, subject, NULL, n->buf, at_message_bytes(&m));
     }
     if (ok)
-        n->site_version[site] = n->version;
+        n->s->site_version[site] = n->version;
     return ok;
 }
 
-/* Puts a block into the queue, whose answer comes to "ack.SLOT.SENDS".       */
+/* Puts a block into the queue, whose answer comes to "ack.SLOT.SENDS.ATTEMPT". */
 static void try_send(struct nats *n, struct out *b)
 {
     char subject[AT_WIRE_SUBJECT], reply[AT_WIRE_SUBJECT], tail[64];
     if (n->alone || !at_wire_up(&n->w))
         return;
-    if (n->site_version[b->m.site] != n->version &&
-        !send_weights(n, b->t->site))
+    if ((!n->s->told && !send_about(n)) ||
+        (n->s->site_version[b->m.site] != n->version &&
+         !send_weights(n, b->t->site)))
         return;
     at_message_write(&b->m, b->t->x, b->t->dy, n->buf);
-    snprintf(tail, sizeof tail, "ack.%zu.%d", (size_t)(b - n->out),
-             b->sends + 1);
+    snprintf(tail, sizeof tail, "ack.%zu.%d.%llu", (size_t)(b - n->s->out),
+             b->sends + 1, (unsigned long long)n->attempt);
     at_wire_subject(&n->w, subject, "task", NULL);
     at_wire_subject(&n->w, reply, "result", tail);
     if (!publish(n, subject, reply, n->buf, at_message_bytes(&b->m)))
@@ -210,7 +220,7 @@ static void try_send(struct nats *n, struct out *b)
 
 static void compute_here(struct nats *n, struct out *b)
 {
-    at_offload_compute(n->work, b->t);
+    at_offload_compute(n->s->work, b->t);
     b->state = DONE;
 }
 
@@ -226,7 +236,7 @@ static void put(struct at_engine *e, struct at_task *t)
 {
     struct nats *n = of(e);
     const struct at_offload_site *s = t->site;
-    struct out *b = &n->out[t - n->o->slot];
+    struct out *b = &n->s->out[t - n->o->slot];
     *b = (struct out){ .t = t, .state = UNSENT,
                        .m = message_of(n, AT_BLOCK_TASK) };
     b->m.step = t->step;
@@ -295,16 +305,16 @@ static void answer(struct nats *n, natsMsg *m, const char *text)
 static struct out *find_by_seq(struct nats *n, uint64_t seq)
 {
     for (size_t i = 0; i < n->o->n_slots; i++)
-        if (n->out[i].state == STORED && n->out[i].seq == seq)
-            return &n->out[i];
+        if (n->s->out[i].state == STORED && n->s->out[i].seq == seq)
+            return &n->s->out[i];
     return NULL;
 }
 
 static struct out *find_answered(struct nats *n, const struct at_message *m)
 {
     for (size_t i = 0; i < n->o->n_slots; i++)
-        if (n->out[i].state != IDLE && at_message_answers(m, &n->out[i].m))
-            return &n->out[i];
+        if (n->s->out[i].state != IDLE && at_message_answers(m, &n->s->out[i].m))
+            return &n->s->out[i];
     return NULL;
 }
 
@@ -449,13 +459,14 @@ static void take_ack(struct nats *n, const char *tail, natsMsg *m)
 {
     char *end, text[256];
     unsigned long long slot = strtoull(tail, &end, 10);
-    int sends = *end == '.' ? (int)strtol(end + 1, NULL, 10) : 0;
+    int sends = *end == '.' ? (int)strtol(end + 1, &end, 10) : 0;
+    uint64_t attempt = *end == '.' ? strtoull(end + 1, NULL, 10) : 0;
     size_t size = (size_t)natsMsg_GetDataLength(m);
     const char *seq;
     struct out *b;
-    if (slot >= n->o->n_slots)
+    if (slot >= n->o->n_slots || attempt != n->attempt)
         return;
-    b = &n->out[slot];
+    b = &n->s->out[slot];
     if (b->sends != sends || b->state != SENT)
         return;
     snprintf(text, sizeof text, "%.*s", (int)(size < 255 ? size : 255),
@@ -608,13 +619,13 @@ static void look_at_connection(struct nats *n)
            lost ? ", and has lost the run's queue: it is made anew" : "");
     n->reconnects = again;
     n->down = false;
-    if (lost)
-        send_about(n);
+    for (struct side *s = n->sides; s && lost; s = s->next)
+        s->told = false;
     for (size_t i = 0; i < n->o->n_sites && lost; i++)
-        n->site_version[i] = 0;
+        n->s->site_version[i] = 0;
     for (size_t i = 0; i < n->o->n_slots; i++)
-        if (n->out[i].state == SENT || (lost && n->out[i].state == STORED))
-            n->out[i].state = UNSENT;
+        if (n->s->out[i].state == SENT || (lost && n->s->out[i].state == STORED))
+            n->s->out[i].state = UNSENT;
 }
 
 /* Sends what is not in the queue, or has been there too long.                */
@@ -622,15 +633,15 @@ static void retry(struct nats *n)
 {
     double now = at_now_s();
     for (size_t i = 0; i < n->o->n_slots; i++) {
-        struct out *b = &n->out[i];
+        struct out *b = &n->s->out[i];
         double old = now - b->put_s;
         double patience = 3 * n->o->set.ack_wait_s *
                           (double)(1u << (b->sends < 6 ? b->sends : 6));
         if ((b->state == SENT && old > unheard_s) ||
             (b->state == STORED && old > patience)) {
             b->state = UNSENT;
-            n->site_version[b->m.site] = 0;
-            send_about(n);
+            n->s->site_version[b->m.site] = 0;
+            n->s->told = false;
         }
         if (b->state == UNSENT)
             try_send(n, b);
@@ -647,8 +658,8 @@ static void become_alone(struct nats *n)
     if (at_wire_up(&n->w))
         at_store_purge(&n->w);
     for (size_t i = 0; i < n->o->n_slots; i++)
-        if (n->out[i].state == SENT || n->out[i].state == STORED)
-            n->out[i].state = UNSENT;
+        if (n->s->out[i].state == SENT || n->s->out[i].state == STORED)
+            n->s->out[i].state = UNSENT;
 }
 
 static int lose_patience(struct at_ctx *cx, struct nats *n)
@@ -708,7 +719,7 @@ static void turn(struct nats *n, int64_t ms)
 static int wait_for(struct at_ctx *cx, struct at_engine *e, struct at_task *t)
 {
     struct nats *n = of(e);
-    struct out *b = &n->out[t - n->o->slot];
+    struct out *b = &n->s->out[t - n->o->slot];
     int rc = AT_OK;
     if (n->progress_s < b->put_s)
         n->progress_s = b->put_s;
@@ -730,9 +741,12 @@ static int wait_for(struct at_ctx *cx, struct at_engine *e, struct at_task *t)
     return rc;
 }
 
-static void begin(struct at_engine *e)
+static void begin(struct at_engine *e, const struct at_offload *o)
 {
     struct nats *n = of(e);
+    n->o = o;
+    for (n->s = n->sides; n->s->o != o; n->s = n->s->next)
+        ;
     n->version++;
     n->attempt++;
     n->again = n->failed = false;
@@ -754,24 +768,59 @@ static void count(const struct at_engine *e, struct at_offload_counts *c)
 
 /* ---- beginning and end ----------------------------------------------------------- */
 
+/* The buffers hold what any message may.                                      */
 static int take_memory(struct at_ctx *cx, struct nats *n)
 {
-    const struct at_offload *o = n->o;
-    int rc = measure(cx, n);
-    if (rc < 0)
-        return rc;
-    n->out = at_alloc_n(cx, &cx->run, o->n_slots, sizeof *n->out);
-    n->site_version = at_alloc_n(cx, &cx->run, o->n_sites + 1,
-                                 sizeof *n->site_version);
+    n->buf_bytes = AT_BLOCK_MAX;
+    n->grad_size = AT_BLOCK_MAX / sizeof *n->grad;
     n->buf = at_alloc(cx, &cx->run, n->buf_bytes);
     n->grad = at_alloc_n(cx, &cx->run, n->grad_size, sizeof *n->grad);
-    n->work = at_alloc_n(cx, &cx->run, o->n_shapes + 1, sizeof *n->work);
-    if (!n->out || !n->site_version || !n->buf || !n->grad || !n->work)
+    n->store.ack_wait_s = n->o->set.ack_wait_s;
+    n->store.max_bytes = (int64_t)(2 * (n->o->n_slots + 8)) * AT_BLOCK_MAX;
+    return n->buf && n->grad ? AT_OK : AT_ENOMEM;
+}
+
+static int join(struct at_ctx *cx, struct at_engine *e,
+                const struct at_offload *o)
+{
+    struct nats *n = of(e);
+    struct side *s = at_alloc(cx, &cx->run, sizeof *s);
+    size_t unused[2];
+    int rc = s ? measure(cx, o, &unused[0], &unused[1]) : AT_ENOMEM;
+    if (rc < 0)
+        return rc;
+    s->o = o;
+    s->user = n->n_sides++;
+    s->out = at_alloc_n(cx, &cx->run, o->n_slots, sizeof *s->out);
+    s->site_version = at_alloc_n(cx, &cx->run, o->n_sites + 1,
+                                 sizeof *s->site_version);
+    s->work = at_alloc_n(cx, &cx->run, o->n_shapes + 1, sizeof *s->work);
+    if (!s->out || !s->site_version || !s->work)
         return AT_ENOMEM;
-    rc = at_offload_works(o, &cx->run, n->work);
+    rc = at_offload_works(o, &cx->run, s->work);
     for (size_t i = 0; i < o->n_shapes && rc == AT_OK; i++)
-        rc = at_work_start(n->work[i]);
+        rc = at_work_start(s->work[i]);
+    s->next = n->sides;
+    n->sides = s;
+    if (!n->s)
+        n->s = s;
     return rc;
+}
+
+static void part(struct at_engine *e, const struct at_offload *o)
+{
+    struct nats *n = of(e);
+    for (struct side **at = &n->sides; *at; at = &(*at)->next) {
+        struct side *s = *at;
+        if (s->o != o)
+            continue;
+        for (size_t i = 0; i < o->n_shapes; i++)
+            at_work_destroy(s->work[i]);
+        *at = s->next;
+        if (n->s == s)
+            n->s = NULL;
+        return;
+    }
 }
 
 static int listen_to(struct at_ctx *cx, struct nats *n, const char *what,
@@ -807,12 +856,13 @@ static int claim(struct at_ctx *cx, struct nats *n)
 static int check_server(struct at_ctx *cx, const struct nats *n)
 {
     int64_t most = natsConnection_GetMaxPayload(n->w.nc);
-    if (most >= (int64_t)n->buf_bytes)
+    size_t need, unused;
+    if (measure(cx, n->o, &need, &unused) == AT_OK && most >= (int64_t)need)
         return AT_OK;
     return at_fail(cx, AT_EINVAL, "%s takes messages of %lld bytes, and blocks "
                    "of this run need %zu: set 'max_payload: 8MB' in the "
                    "server's configuration, or lower offload.rows", n->w.url,
-                   (long long)most, n->buf_bytes);
+                   (long long)most, need);
 }
 
 static void hang_up(struct nats *n)
@@ -840,9 +890,6 @@ static int meet_server(struct at_ctx *cx, struct nats *n)
         rc = listen_to(cx, n, "result.>", &n->results);
     if (rc == AT_OK)
         rc = listen_to(cx, n, "status.>", &n->status);
-    if (rc == AT_OK && !send_about(n))
-        rc = at_fail(cx, AT_EIO, "%s: the connection is lost already",
-                     set->url);
     if (rc < 0)
         hang_up(n);
     n->ready = rc == AT_OK;
@@ -856,6 +903,8 @@ static int start(struct at_ctx *cx, struct at_engine *e)
     bool said = false;
     struct timespec now;
     int rc = take_memory(cx, n);
+    if (rc == AT_OK)
+        rc = join(cx, e, n->o);
     if (rc < 0)
         return rc;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -878,9 +927,8 @@ static int start(struct at_ctx *cx, struct at_engine *e)
 static void destroy(struct at_engine *e)
 {
     struct nats *n = of(e);
-    for (size_t i = 0; n->work && i < n->o->n_shapes; i++)
-        at_work_destroy(n->work[i]);
-    n->work = NULL;
+    while (n->sides)
+        part(e, n->sides->o);
     at_free(n->peers.p);
     n->peers = (struct at_peers){ 0 };
     if (!n->ready)
@@ -892,6 +940,6 @@ static void destroy(struct at_engine *e)
 
 const struct at_engine_impl at_engine_nats = {
     .name = "nats", .create = create, .bytes = bytes, .start = start,
-    .begin = begin, .put = put, .wait = wait_for, .settle = settle,
+    .join = join, .part = part, .begin = begin, .put = put, .wait = wait_for, .settle = settle,
     .count = count, .destroy = destroy,
 };

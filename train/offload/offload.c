@@ -51,6 +51,12 @@ int at_offload_create(struct at_ctx *cx, struct at_arena *arena,
     o->k = k;
     o->n_slots = s->window ? s->window : 2 * s->workers + 2;
     ps->elsewhere = true;
+    if (s->share && s->share->engine->impl->join) {
+        o->engine = s->share->engine;
+        o->joined = true;
+        *made = o;
+        return AT_OK;
+    }
     for (size_t i = 0; i < AT_COUNT(engines); i++)
         if (strcmp(engines[i]->name, s->engine) == 0) {
             rc = engines[i]->create(cx, arena, o, &e);
@@ -203,7 +209,8 @@ int at_offload_start(struct at_offload *o)
         o->slot[i].x = at;
     if (keep_base(o) < 0)
         return o->cx->err.code;
-    return o->engine->impl->start(o->cx, o->engine);
+    return o->joined ? o->engine->impl->join(o->cx, o->engine, o)
+                     : o->engine->impl->start(o->cx, o->engine);
 }
 
 int at_offload_fold(struct at_offload *o)
@@ -225,7 +232,10 @@ void at_offload_destroy(struct at_offload *o)
 {
     if (!o)
         return;
-    o->engine->impl->destroy(o->engine);
+    if (o->joined)
+        o->engine->impl->part(o->engine, o);
+    else
+        o->engine->impl->destroy(o->engine);
     at_unmap(o->memory, o->n_slots * o->slot_size * sizeof *o->memory);
     at_unmap(o->base, o->n_base * sizeof *o->base);
     o->memory = o->base = NULL;
@@ -271,7 +281,7 @@ void at_offload_begin(struct at_offload *o, uint64_t step)
     o->step = step;
     o->of = 0;
     if (o->engine->impl->begin)
-        o->engine->impl->begin(o->engine);
+        o->engine->impl->begin(o->engine, o);
 }
 
 /* Adds the oldest block that is out to its site's gradient.                  */

@@ -30,6 +30,7 @@ struct at_offload_settings {
     const char *url, *credentials, *name;
     double ack_wait_s, patience_s, verify;
     bool stop;                  /* without workers, instead of computing here */
+    struct at_offload *share;   /* whose engine is used, if it can be         */
 };
 
 /* What an engine did since it started. */
@@ -77,9 +78,13 @@ struct at_engine_impl {
                   const struct at_offload *o, struct at_engine **e);
     size_t (*bytes)(const struct at_engine *e);
     int (*start)(struct at_ctx *cx, struct at_engine *e);
-    /* The adapters' weights stay as they are until the next begin; NULL: it
-     * makes no difference.                                                   */
-    void (*begin)(struct at_engine *e);
+    /* Serves one more, a step at a time each; NULL: it serves one.           */
+    int (*join)(struct at_ctx *cx, struct at_engine *e,
+                const struct at_offload *o);
+    void (*part)(struct at_engine *e, const struct at_offload *o);
+    /* A step of o's: its adapter's weights stay as they are until the next
+     * begin; NULL: it makes no difference.                                   */
+    void (*begin)(struct at_engine *e, const struct at_offload *o);
     /* Hands t over; never more than o->n_slots at once.  Whose it is until
      * wait has returned: the engine's.                                       */
     void (*put)(struct at_engine *e, struct at_task *t);
@@ -114,6 +119,7 @@ struct at_offload {
     size_t batch_blocks;                /* of a batch, at most                */
     uint32_t of;                        /* of the step up to this batch       */
     bool again;                         /* the step is to be taken again      */
+    bool joined;                        /* to another's engine                */
     double wait_s;
     at_real *memory, *base;
     size_t n_base;                      /* numbers of all merged weights      */

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HELD = 4, SHAPES = 64, TRIES = 9, SITES = 1 << 16 };
+enum { HELD = 4, SHAPES = 64, TRIES = 9, SITES = 1 << 16, USERS = 1 << 12 };
 #define MOST_MEMORY ((size_t)4 << 30)
 /* A server does not answer for a queue that it does not have: it is asked again
  * after a while.                                                             */
@@ -30,18 +30,26 @@ struct held {
 struct shape { size_t C, M; struct at_work *work; };
 struct weights { uint64_t version; size_t n, cap; float *x; };
 
+/* One of the run's users, or the run where it has none. */
+struct user {
+    struct at_arena arena;
+    struct at_about about;
+    bool knows;                 /* about                                      */
+    struct shape shape[SHAPES];
+    size_t n_shapes;
+    struct weights *site;       /* heap                                       */
+    size_t n_sites, sites_cap;
+};
+
 struct worker {
     struct at_ctx *cx;
     const struct at_worker_settings *set;
     struct at_wire w;
     natsSubscription *tasks, *replies;
-    struct at_arena arena;      /* of the run that it works for               */
-    struct at_about about;
-    bool knows;                 /* about                                      */
-    struct shape shape[SHAPES];
-    size_t n_shapes, memory;
-    struct weights *site;       /* heap                                       */
-    size_t n_sites, sites_cap;
+    struct user **user;         /* heap; NULL: not met                        */
+    size_t n_users, users_cap;
+    uint64_t incarnation;       /* of what is known of them                   */
+    size_t memory;
     float *x;                   /* heap: x, dy, grad of a block               */
     size_t x_cap;
     struct held held[HELD];
@@ -54,16 +62,38 @@ struct worker {
 
 static void forget(struct worker *w)
 {
-    for (size_t i = 0; i < w->n_shapes; i++)
-        at_work_destroy(w->shape[i].work);
-    for (size_t i = 0; i < w->n_sites; i++)
-        w->site[i].version = 0;
-    w->n_shapes = 0;
+    for (size_t k = 0; k < w->n_users; k++) {
+        struct user *u = w->user[k];
+        for (size_t i = 0; u && i < u->n_shapes; i++)
+            at_work_destroy(u->shape[i].work);
+        for (size_t i = 0; u && i < u->n_sites; i++)
+            at_free(u->site[i].x);
+        if (!u)
+            continue;
+        if (u->knows)
+            at_adapters_destroy(&u->about.list);
+        at_free(u->site);
+        at_arena_finish(&u->arena);
+        free(u);
+    }
+    w->n_users = 0;
     w->memory = 0;
-    if (w->knows)
-        at_adapters_destroy(&w->about.list);
-    w->knows = false;
-    at_arena_reset(&w->arena);
+}
+
+/* The user's place, made if need be; NULL: out of bounds or memory.           */
+static struct user *meet(struct worker *w, uint32_t user)
+{
+    size_t before = w->n_users;
+    if (user >= USERS || at_grow(w->cx, &w->user, &w->users_cap,
+                                 (size_t)user + 1, sizeof *w->user) < 0)
+        return NULL;
+    if (before <= user) {
+        memset(w->user + before, 0, (user + 1 - before) * sizeof *w->user);
+        w->n_users = (size_t)user + 1;
+    }
+    if (!w->user[user])
+        w->user[user] = calloc(1, sizeof *w->user[user]);
+    return w->user[user];
 }
 
 /* The newest of a key of the bucket; NULL: none, or nobody answered.         */
@@ -82,25 +112,42 @@ static natsMsg *get(struct worker *w, const char *key)
     return NULL;
 }
 
-static int learn(struct worker *w)
+/* What a run that began anew says of a user makes all older knowledge void.   */
+static int learn(struct worker *w, uint32_t user, struct user **to)
 {
-    natsMsg *m = get(w, "about");
+    struct at_about about;
+    struct at_arena a = { 0 };
+    char key[32];
+    natsMsg *m;
     int rc;
-    forget(w);
+    snprintf(key, sizeof key, "about.%u", user);
+    m = get(w, key);
     if (!m)
         return at_fail(w->cx, AT_ENOENT, "the trainer has not said what it "
                        "trains");
-    rc = at_about_read(w->cx, &w->arena, natsMsg_GetData(m),
-                       (size_t)natsMsg_GetDataLength(m), &w->about);
+    rc = at_about_read(w->cx, &a, natsMsg_GetData(m),
+                       (size_t)natsMsg_GetDataLength(m), &about);
     natsMsg_Destroy(m);
-    w->knows = rc == AT_OK;
+    if (rc == AT_OK && about.incarnation != w->incarnation)
+        forget(w);
+    *to = rc == AT_OK ? meet(w, user) : NULL;
+    if (rc == AT_OK && (!*to || (*to)->knows)) {
+        at_adapters_destroy(&about.list);
+        rc = *to ? AT_OK : AT_ENOMEM;
+    } else if (rc == AT_OK) {
+        w->incarnation = about.incarnation;
+        (*to)->about = about;
+        (*to)->arena = a;
+        (*to)->knows = true;
+        return AT_OK;
+    }
+    at_arena_finish(&a);
     return rc;
 }
 
 static struct at_message want(const struct worker *w, enum at_block_kind kind)
 {
-    struct at_message m = { .kind = kind,
-                            .incarnation = w->about.incarnation };
+    struct at_message m = { .kind = kind, .incarnation = w->incarnation };
     memcpy(m.run, w->w.run_id, sizeof m.run);
     return m;
 }
@@ -115,17 +162,17 @@ static const unsigned char *data_of(natsMsg *m, size_t *n)
 
 /* ---- weights ------------------------------------------------------------------- */
 
-static int get_part(struct worker *w, const struct at_message *task,
-                    uint32_t part, uint32_t *of)
+static int get_part(struct worker *w, struct user *u,
+                    const struct at_message *task, uint32_t part, uint32_t *of)
 {
-    struct weights *to = &w->site[task->site];
+    struct weights *to = &u->site[task->site];
     struct at_message need = want(w, AT_BLOCK_WEIGHTS), got;
     const unsigned char *data;
     char key[64];
     natsMsg *m;
     size_t n;
     int rc;
-    snprintf(key, sizeof key, "w.%u.%u", task->site, part);
+    snprintf(key, sizeof key, "w.%u.%u.%u", task->user, task->site, part);
     m = get(w, key);
     if (!m)
         return at_fail(w->cx, AT_ENOENT, "weights of site %u are not there",
@@ -134,7 +181,8 @@ static int get_part(struct worker *w, const struct at_message *task,
     w->bytes += n;
     rc = at_message_read(w->cx, data, n, &need, &got);
     if (rc == AT_OK && (got.adapter != task->adapter ||
-                        got.site != task->site || got.block != part ||
+                        got.site != task->site || got.user != task->user ||
+                        got.block != part ||
                         to->n + got.size > task->size))
         rc = at_fail(w->cx, AT_ENOENT, "weights of site %u are those of another "
                      "step", task->site);
@@ -147,34 +195,36 @@ static int get_part(struct worker *w, const struct at_message *task,
     return rc;
 }
 
-static int make_room(struct worker *w, const struct at_message *task)
+static int make_room(struct worker *w, struct user *u,
+                     const struct at_message *task)
 {
-    size_t before = w->n_sites;
+    size_t before = u->n_sites;
     int rc = task->site < SITES ? AT_OK : at_fail(w->cx, AT_EFORMAT,
              "a block is of site %u, and there are at most %d", task->site,
              SITES);
     if (rc == AT_OK)
-        rc = at_grow(w->cx, &w->site, &w->sites_cap, (size_t)task->site + 1,
-                     sizeof *w->site);
+        rc = at_grow(w->cx, &u->site, &u->sites_cap, (size_t)task->site + 1,
+                     sizeof *u->site);
     if (rc < 0)
         return rc;
     if (before <= task->site) {
-        memset(w->site + before, 0,
-               ((size_t)task->site + 1 - before) * sizeof *w->site);
-        w->n_sites = (size_t)task->site + 1;
+        memset(u->site + before, 0,
+               ((size_t)task->site + 1 - before) * sizeof *u->site);
+        u->n_sites = (size_t)task->site + 1;
     }
-    return at_grow(w->cx, &w->site[task->site].x, &w->site[task->site].cap,
+    return at_grow(w->cx, &u->site[task->site].x, &u->site[task->site].cap,
                    task->size, sizeof(float));
 }
 
 /* The block may be here before the weights are where they are read.          */
-static int get_weights(struct worker *w, const struct at_message *task)
+static int get_weights(struct worker *w, struct user *u,
+                       const struct at_message *task)
 {
-    int rc = make_room(w, task);
+    int rc = make_room(w, u, task);
     struct weights *to;
     if (rc < 0)
         return rc;
-    to = &w->site[task->site];
+    to = &u->site[task->site];
     if (to->version == task->adapter && to->n == task->size)
         return AT_OK;
     for (int i = 0; i < TRIES; i++) {
@@ -183,7 +233,7 @@ static int get_weights(struct worker *w, const struct at_message *task)
         to->n = 0;
         rc = AT_OK;
         for (uint32_t part = 0; part < of && rc == AT_OK; part++)
-            rc = get_part(w, task, part, &of);
+            rc = get_part(w, u, task, part, &of);
         if (rc == AT_OK && to->n == task->size) {
             to->version = task->adapter;
             return AT_OK;
@@ -196,21 +246,21 @@ static int get_weights(struct worker *w, const struct at_message *task)
 
 /* ---- a block --------------------------------------------------------------------- */
 
-static int find_work(struct worker *w, const struct at_message *task,
-                     struct at_work **work)
+static int find_work(struct worker *w, struct user *u,
+                     const struct at_message *task, struct at_work **work)
 {
-    struct shape *s = w->shape;
+    struct shape *s = u->shape;
     int rc;
-    for (size_t i = 0; i < w->n_shapes; i++, s++)
+    for (size_t i = 0; i < u->n_shapes; i++, s++)
         if (s->C == task->C && s->M == task->M) {
             *work = s->work;
             return AT_OK;
         }
-    if (w->n_shapes == SHAPES)
+    if (u->n_shapes == SHAPES)
         return at_fail(w->cx, AT_EFORMAT, "blocks have more than %d shapes",
                        SHAPES);
-    rc = at_work_create(w->cx, &w->arena, w->about.list.a[0], w->about.k,
-                        w->about.rows, task->C, task->M, &s->work);
+    rc = at_work_create(w->cx, &u->arena, u->about.list.a[0], u->about.k,
+                        u->about.rows, task->C, task->M, &s->work);
     if (rc < 0)
         return rc;
     w->memory += at_work_bytes(s->work);
@@ -222,7 +272,7 @@ static int find_work(struct worker *w, const struct at_message *task,
         return rc;
     s->C = task->C;
     s->M = task->M;
-    w->n_shapes++;
+    u->n_shapes++;
     *work = s->work;
     return AT_OK;
 }
@@ -236,15 +286,19 @@ static int compute(struct worker *w, natsMsg *m, struct at_message *task,
     struct at_work *work = NULL;
     const unsigned char *data;
     size_t n, rows, at = 0;
+    struct user *u = NULL;
     int rc;
     *why = "about";
     data = data_of(m, &n);
     rc = at_message_read(w->cx, data, n, &need, task);
-    if (rc == AT_OK && task->rows > w->about.rows)
+    if (rc == AT_OK && (task->user >= w->n_users ||
+                        !(u = w->user[task->user]) || !u->knows))
+        rc = at_fail(w->cx, AT_ENOENT, "user %u is not known", task->user);
+    if (rc == AT_OK && task->rows > u->about.rows)
         rc = at_fail(w->cx, AT_EFORMAT, "a block has %u rows, and the run's "
-                     "have at most %zu", task->rows, w->about.rows);
+                     "have at most %zu", task->rows, u->about.rows);
     if (rc == AT_OK)
-        rc = find_work(w, task, &work);
+        rc = find_work(w, u, task, &work);
     if (rc == AT_OK && (at_work_size(work) != task->size ||
                         at_work_params(work) > AT_COUNT(param)))
         rc = at_fail(w->cx, AT_EFORMAT, "a block's adapter has %u numbers "
@@ -252,7 +306,7 @@ static int compute(struct worker *w, natsMsg *m, struct at_message *task,
     if (rc < 0)
         return rc;
     *why = "weights";
-    rc = get_weights(w, task);
+    rc = get_weights(w, u, task);
     if (rc < 0)
         return rc;
     rows = (size_t)task->rows * ((size_t)task->C + task->M);
@@ -261,7 +315,7 @@ static int compute(struct worker *w, natsMsg *m, struct at_message *task,
         return rc;
     at_message_get(task, data, w->x, w->x + (size_t)task->rows * task->C);
     for (size_t i = 0; i < at_work_params(work); i++) {
-        param[i] = w->site[task->site].x + at;
+        param[i] = u->site[task->site].x + at;
         at += at_work_count(work, i);
     }
     *grad = w->x + rows;
@@ -429,9 +483,12 @@ static void take_task(struct worker *w, natsMsg *m)
     struct at_message task;
     double now = at_now_s();
     float *grad;
-    int rc = w->knows ? compute(w, m, &task, &grad, &why) : AT_ENOENT;
+    int rc = compute(w, m, &task, &grad, &why);
     if (rc == AT_ENOENT && strcmp(why, "about") == 0) {
-        rc = learn(w);
+        struct user *u;
+        size_t n;
+        const unsigned char *data = data_of(m, &n);
+        rc = learn(w, at_message_user(data, n), &u);
         if (rc == AT_OK)
             rc = compute(w, m, &task, &grad, &why);
     }
@@ -595,11 +652,8 @@ static void close_worker(struct worker *w)
     at_wire_close(&w->w);
     for (size_t i = 0; i < HELD; i++)
         at_free(w->held[i].data);
-    for (size_t i = 0; i < w->n_sites; i++)
-        at_free(w->site[i].x);
-    at_free(w->site);
+    at_free(w->user);
     at_free(w->x);
-    at_arena_finish(&w->arena);
 }
 
 int at_worker_run(struct at_ctx *cx, const struct at_worker_settings *s)
