@@ -166,7 +166,7 @@ static int bend(void *self, unsigned char *data, size_t *n)
     if (strcmp(e->mode, "silent") == 0)
         return 0;
     if (strcmp(e->mode, "late") == 0) {
-        usleep(e->done % 16 == 0 ? 700000 : 0);  /* longer than the ack-wait   */
+        usleep(e->done % 5 == 0 ? 700000 : 0);  /* longer than the ack-wait   */
         return 1;
     }
     if (strcmp(e->mode, "flip") == 0)
@@ -781,7 +781,7 @@ static void users_share_the_workers(void **state)
     workers(2);
     if (run("many", &t) < 0)
         fail_msg("%s", t.err);
-    assert_true(t.count.blocks > 300 && t.count.here == 0);
+    assert_true(t.count.blocks > 180 && t.count.here == 0);
     for (size_t i = 0; i < AT_COUNT(each); i++) {
         struct trial alone = { .more = each[i].alone };
         char path[64];

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { MOST = 1 << 24 };
+enum { MOST = 1 << 24, SITES = 1 << 16 };
 
 void at_about_write(const struct at_about *about, struct at_text *t)
 {
@@ -15,6 +15,14 @@ void at_about_write(const struct at_about *about, struct at_text *t)
                  "\"ack_wait_s\": %.17g, \"backend\": \"%s\", \"adapter\": "
                  "\"%s\"", (unsigned long long)about->incarnation, about->rows,
                  about->ack_wait_s, about->k->name, a->kind->name);
+    at_text_addf(t, ", \"groups\": [");
+    for (size_t i = 0; i < about->n_groups; i++) {
+        at_text_addf(t, "%s[", i ? "," : "");
+        for (size_t k = 0; k < about->group[i].n; k++)
+            at_text_addf(t, "%s%zu", k ? "," : "", about->group[i].M[k]);
+        at_text_addf(t, "]");
+    }
+    at_text_addf(t, "]");
     for (const struct at_setting *s = a->kind->settings; s->key; s++) {
         const void *v = (const char *)a->settings + s->at;
         at_text_addf(t, ", \"%s\": ", s->key);
@@ -97,6 +105,39 @@ static int read_adapter(struct at_ctx *cx, struct at_arena *a, const json_t *j,
     return rc == AT_OK ? at_adapters_add(cx, a, kind, settings, list) : rc;
 }
 
+static int read_group(struct at_ctx *cx, struct at_arena *a, const json_t *j,
+                      struct at_about_group *g)
+{
+    g->n = json_array_size(j);
+    if (g->n < 1 || g->n > SITES)
+        return bad(cx, "groups");
+    g->M = at_alloc_n(cx, a, g->n, sizeof *g->M);
+    for (size_t i = 0; g->M && i < g->n; i++) {
+        const json_t *v = json_array_get(j, i);
+        if (!json_is_integer(v) || json_integer_value(v) < 1 ||
+            json_integer_value(v) > MOST)
+            return bad(cx, "groups");
+        g->M[i] = (size_t)json_integer_value(v);
+    }
+    return g->M ? AT_OK : AT_ENOMEM;
+}
+
+static int read_groups(struct at_ctx *cx, struct at_arena *a, const json_t *j,
+                       struct at_about *about)
+{
+    const json_t *all = json_object_get(j, "groups");
+    int rc = AT_OK;
+    about->n_groups = json_array_size(all);
+    if (about->n_groups < 1 || about->n_groups > SITES)
+        return bad(cx, "groups");
+    about->group = at_alloc_n(cx, a, about->n_groups, sizeof *about->group);
+    if (!about->group)
+        return AT_ENOMEM;
+    for (size_t i = 0; i < about->n_groups && rc == AT_OK; i++)
+        rc = read_group(cx, a, json_array_get(all, i), &about->group[i]);
+    return rc;
+}
+
 static int read_all(struct at_ctx *cx, struct at_arena *a, const json_t *j,
                     struct at_about *about)
 {
@@ -125,6 +166,8 @@ static int read_all(struct at_ctx *cx, struct at_arena *a, const json_t *j,
         rc = text(cx, a, j, "backend", &backend);
     if (rc == AT_OK)
         rc = at_kernels_find(cx, backend, &about->k);
+    if (rc == AT_OK)
+        rc = read_groups(cx, a, j, about);
     return rc == AT_OK ? read_adapter(cx, a, j, &about->list) : rc;
 }
 

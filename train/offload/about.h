@@ -5,11 +5,15 @@
 
 #include "train/adapters/adapter.h"
 
+struct at_about_group { size_t n, *M; };        /* sites; their widths        */
+
 struct at_about {
     uint64_t incarnation;       /* of the run: later ones are greater         */
     size_t rows;
     double ack_wait_s;          /* a block is another's after so long         */
     const struct at_kernels *k;
+    struct at_about_group *group;       /* sites that share their input       */
+    size_t n_groups;
     struct at_adapters list;    /* with one; at_adapters_destroy              */
 };
 

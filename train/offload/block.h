@@ -12,7 +12,8 @@
  *                                     result: grad [size]
  *                                     weights: [size], a part of a site's
  *
- * All little-endian.  The checksum finds damage, not a forger: who may send is
+ * Sites that share their input are one here: M and size are sums, dy and grad
+ * go site after site.  All little-endian.  The checksum finds damage, not a forger: who may send is
  * the transport's to say.                                                    */
 #ifndef AT_BLOCK_H
 #define AT_BLOCK_H

@@ -42,7 +42,8 @@ struct side {                   /* one whom the engine serves: a user's       */
     uint32_t user;
     struct out *out;            /* [n_slots]                                  */
     struct at_work **work;      /* by shape: to check, and for want of workers */
-    uint64_t *site_version;     /* of the weights on the server               */
+    uint64_t *version;          /* by group: of its weights on the server     */
+    struct at_about_group *group;
     bool told;                  /* workers know of it                         */
 };
 
@@ -94,19 +95,19 @@ static int measure(struct at_ctx *cx, const struct at_offload *o,
 {
     *buf_bytes = AT_BLOCK_HEADER + 4 * PART;
     *grad_size = 1;
-    for (size_t i = 0; i < o->n_sites; i++) {
-        const struct at_offload_site *s = &o->site[i];
+    for (size_t i = 0; i < o->n_groups; i++) {
+        const struct at_offload_group *s = &o->group[i];
         size_t most = (AT_BLOCK_MAX - AT_BLOCK_HEADER) / 4;
         size_t size = AT_BLOCK_HEADER + 4 * o->set.rows * (s->C + s->M);
         if (s->size > most)
             return at_fail(cx, AT_EINVAL, "%s: its adapter has %zu numbers, and "
                            "a gradient travels in one message of at most %zu: "
                            "use a smaller adapter here, or engine local",
-                           s->name, s->size, most);
+                           s->site->name, s->size, most);
         if (size > AT_BLOCK_MAX)
             return at_fail(cx, AT_EINVAL, "%s: blocks of %zu rows are larger "
                            "than a message may be: set offload.rows: %zu",
-                           s->name, o->set.rows, most / (s->C + s->M));
+                           s->site->name, o->set.rows, most / (s->C + s->M));
         if (*buf_bytes < size)
             *buf_bytes = size;
         if (*grad_size < s->size)
@@ -153,8 +154,8 @@ static struct at_message message_of(const struct nats *n,
 static bool send_about(struct nats *n)
 {
     struct at_about about = { n->incarnation, n->o->set.rows,
-                              n->o->set.ack_wait_s, n->o->k,
-                              { { n->o->adapter }, 1 } };
+                              n->o->set.ack_wait_s, n->o->k, n->s->group,
+                              n->o->n_groups, { { n->o->adapter }, 1 } };
     struct at_text t = { 0 };
     char subject[AT_WIRE_SUBJECT];
     bool ok;
@@ -167,31 +168,40 @@ static bool send_about(struct nats *n)
     return ok;
 }
 
-/* The weights of a site as they are in this step, in parts.                  */
-static bool send_weights(struct nats *n, const struct at_offload_site *s)
+/* The weights of a group's sites, one after the other, into n->grad.         */
+static size_t gather_weights(struct nats *n, const struct at_offload_group *g)
 {
-    size_t site = (size_t)(s - n->o->site), at = 0;
+    size_t at = 0;
+    for (size_t k = 0; k < g->n_sites; k++)
+        for (size_t i = 0; i < g->site[k].n_params; i++) {
+            const struct at_param *p = g->site[k].param[i];
+            size_t count = at_shape_count(&p->val.shape);
+            memcpy(n->grad + at, p->val.data, count * sizeof *n->grad);
+            at += count;
+        }
+    return at;
+}
+
+/* As they are in this step, in parts.                                        */
+static bool send_weights(struct nats *n, const struct at_offload_group *g)
+{
+    size_t group = (size_t)(g - n->o->group), all = gather_weights(n, g);
     struct at_message m = message_of(n, AT_BLOCK_WEIGHTS);
     char subject[AT_WIRE_SUBJECT];
     bool ok = true;
-    for (size_t i = 0; i < s->n_params; i++) {
-        size_t count = at_shape_count(&s->param[i]->val.shape);
-        memcpy(n->grad + at, s->param[i]->val.data, count * sizeof *n->grad);
-        at += count;
-    }
-    m.site = (uint32_t)site;
-    m.of = (uint32_t)((at + PART - 1) / PART);
+    m.site = (uint32_t)group;
+    m.of = (uint32_t)((all + PART - 1) / PART);
     m.rows = m.C = m.M = 1;
     for (; m.block < m.of && ok; m.block++) {
         size_t from = (size_t)m.block * PART;
-        m.size = (uint32_t)(at - from < PART ? at - from : PART);
+        m.size = (uint32_t)(all - from < PART ? all - from : PART);
         at_message_write(&m, n->grad + from, NULL, n->buf);
         snprintf(subject, sizeof subject, "$KV.attune-%s.w.%u.%zu.%u", n->w.run,
-                 n->s->user, site, m.block);
+                 n->s->user, group, m.block);
         ok = publish(n, subject, NULL, n->buf, at_message_bytes(&m));
     }
     if (ok)
-        n->s->site_version[site] = n->version;
+        n->s->version[group] = n->version;
     return ok;
 }
 
@@ -202,8 +212,8 @@ static void try_send(struct nats *n, struct out *b)
     if (n->alone || !at_wire_up(&n->w))
         return;
     if ((!n->s->told && !send_about(n)) ||
-        (n->s->site_version[b->m.site] != n->version &&
-         !send_weights(n, b->t->site)))
+        (n->s->version[b->m.site] != n->version &&
+         !send_weights(n, b->t->group)))
         return;
     at_message_write(&b->m, b->t->x, b->t->dy, n->buf);
     snprintf(tail, sizeof tail, "ack.%zu.%d.%llu", (size_t)(b - n->s->out),
@@ -235,12 +245,12 @@ static bool all_finite(const float *x, size_t n)
 static void put(struct at_engine *e, struct at_task *t)
 {
     struct nats *n = of(e);
-    const struct at_offload_site *s = t->site;
+    const struct at_offload_group *s = t->group;
     struct out *b = &n->s->out[t - n->o->slot];
     *b = (struct out){ .t = t, .state = UNSENT,
                        .m = message_of(n, AT_BLOCK_TASK) };
     b->m.step = t->step;
-    b->m.site = (uint32_t)(s - n->o->site);
+    b->m.site = (uint32_t)(s - n->o->group);
     b->m.block = t->block;
     b->m.of = t->of;
     b->m.rows = (uint32_t)t->n;
@@ -328,7 +338,7 @@ static void take_back(struct nats *n, natsMsg *m)
         return;
     b = find_by_seq(n, seq);
     if (b && strcmp(why, "weights") == 0)
-        send_weights(n, b->t->site);
+        send_weights(n, b->t->group);
     else if (b && strcmp(why, "about") == 0)
         send_about(n);
     acknowledge(n, m, !b ? "+ACK" : strcmp(why, "leaving") == 0
@@ -361,14 +371,14 @@ static bool check(struct nats *n, struct out *b)
 {
     n->c.checked++;
     compute_here(n, b);
-    return same(n->grad, b->t->grad, b->t->site->size);
+    return same(n->grad, b->t->grad, b->t->group->size);
 }
 
 static void believe(struct nats *n, struct at_peer *p, struct out *b,
                     size_t size)
 {
     double now = at_now_s(), took = now - b->put_s;
-    memcpy(b->t->grad, n->grad, b->t->site->size * sizeof *n->grad);
+    memcpy(b->t->grad, n->grad, b->t->group->size * sizeof *n->grad);
     b->state = DONE;
     p->blocks++;
     p->bytes += size;
@@ -400,7 +410,7 @@ static void refuse(struct nats *n, struct at_peer *p, natsMsg *m)
         compute_here(n, b);
         n->c.here++;
         acknowledge(n, m, "+ACK");
-        p->refused -= !all_finite(b->t->grad, b->t->site->size);
+        p->refused -= !all_finite(b->t->grad, b->t->group->size);
     }
     if (p->refused >= REFUSALS && !p->quarantined)
         quarantine(n, p, "it keeps sending what cannot be used");
@@ -621,8 +631,8 @@ static void look_at_connection(struct nats *n)
     n->down = false;
     for (struct side *s = n->sides; s && lost; s = s->next)
         s->told = false;
-    for (size_t i = 0; i < n->o->n_sites && lost; i++)
-        n->s->site_version[i] = 0;
+    for (size_t i = 0; i < n->o->n_groups && lost; i++)
+        n->s->version[i] = 0;
     for (size_t i = 0; i < n->o->n_slots; i++)
         if (n->s->out[i].state == SENT || (lost && n->s->out[i].state == STORED))
             n->s->out[i].state = UNSENT;
@@ -640,7 +650,7 @@ static void retry(struct nats *n)
         if ((b->state == SENT && old > unheard_s) ||
             (b->state == STORED && old > patience)) {
             b->state = UNSENT;
-            n->s->site_version[b->m.site] = 0;
+            n->s->version[b->m.site] = 0;
             n->s->told = false;
         }
         if (b->state == UNSENT)
@@ -780,6 +790,22 @@ static int take_memory(struct at_ctx *cx, struct nats *n)
     return n->buf && n->grad ? AT_OK : AT_ENOMEM;
 }
 
+static int describe_groups(struct at_ctx *cx, const struct at_offload *o,
+                           struct side *s)
+{
+    s->group = at_alloc_n(cx, &cx->run, o->n_groups + 1, sizeof *s->group);
+    for (size_t i = 0; s->group && i < o->n_groups; i++) {
+        struct at_about_group *g = &s->group[i];
+        g->n = o->group[i].n_sites;
+        g->M = at_alloc_n(cx, &cx->run, g->n, sizeof *g->M);
+        for (size_t k = 0; g->M && k < g->n; k++)
+            g->M[k] = o->group[i].site[k].M;
+        if (!g->M)
+            return AT_ENOMEM;
+    }
+    return s->group ? AT_OK : AT_ENOMEM;
+}
+
 static int join(struct at_ctx *cx, struct at_engine *e,
                 const struct at_offload *o)
 {
@@ -792,12 +818,14 @@ static int join(struct at_ctx *cx, struct at_engine *e,
     s->o = o;
     s->user = n->n_sides++;
     s->out = at_alloc_n(cx, &cx->run, o->n_slots, sizeof *s->out);
-    s->site_version = at_alloc_n(cx, &cx->run, o->n_sites + 1,
-                                 sizeof *s->site_version);
+    s->version = at_alloc_n(cx, &cx->run, o->n_groups + 1,
+                                 sizeof *s->version);
     s->work = at_alloc_n(cx, &cx->run, o->n_shapes + 1, sizeof *s->work);
-    if (!s->out || !s->site_version || !s->work)
+    if (!s->out || !s->version || !s->work)
         return AT_ENOMEM;
-    rc = at_offload_works(o, &cx->run, s->work);
+    rc = describe_groups(cx, o, s);
+    if (rc == AT_OK)
+        rc = at_offload_works(o, &cx->run, s->work);
     for (size_t i = 0; i < o->n_shapes && rc == AT_OK; i++)
         rc = at_work_start(s->work[i]);
     s->next = n->sides;

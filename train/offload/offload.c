@@ -2,6 +2,7 @@
 #include "train/offload/offload.h"
 
 #include "train/adapters/lora.h"
+#include "train/offload/block.h"
 #include "train/offload/taps.h"
 
 #include <string.h>
@@ -116,7 +117,6 @@ static int find_params(struct at_offload *o, struct at_offload_site *s)
 static int find_site(struct at_offload *o, const struct at_tapped *t,
                      struct at_offload_site *s)
 {
-    size_t need;
     int rc;
     s->name = t->site;
     s->C = t->x->shape.d[1];
@@ -125,24 +125,48 @@ static int find_site(struct at_offload *o, const struct at_tapped *t,
     rc = find_shape(o, s);
     if (rc == AT_OK)
         rc = find_params(o, s);
-    need = o->set.rows * (s->C + s->M) + s->size;
-    if (o->slot_size < need)
-        o->slot_size = need;
-    o->bytes_a_token += (double)(s->M * sizeof(at_real));
-    o->batch_blocks += (o->rows + o->set.rows - 1) / o->set.rows;
     return rc;
 }
 
-/* Bytes of inputs: those that several sites share count once.                */
-static void count_inputs(struct at_offload *o, const struct at_tapped *all)
+/* Whether a group with one more site still makes messages of a lawful size.   */
+static bool has_room(const struct at_offload *o,
+                     const struct at_offload_group *g,
+                     const struct at_offload_site *s)
 {
-    for (const struct at_tapped *t = all; t; t = t->next) {
-        const struct at_tapped *same = all;
-        while (same->x != t->x)
-            same = same->next;
-        if (same == t)
-            o->bytes_a_token += (double)(t->x->shape.d[1] * sizeof(at_real));
+    size_t most = (AT_BLOCK_MAX - AT_BLOCK_HEADER) / 4;
+    return o->set.rows * (g->C + g->M + s->M) <= most &&
+           g->size + s->size <= most;
+}
+
+/* Neighbours whose input is the same.                                         */
+static void find_groups(struct at_offload *o, const struct at_tapped *t)
+{
+    const struct at_val *x = NULL;
+    struct at_offload_group *g = NULL;
+    for (size_t i = 0; i < o->n_sites; i++, t = t->next) {
+        const struct at_offload_site *s = &o->site[i];
+        if (!g || t->x != x || !has_room(o, g, s)) {
+            g = &o->group[o->n_groups++];
+            *g = (struct at_offload_group){ .site = s, .C = s->C };
+        }
+        x = t->x;
+        g->n_sites++;
+        g->M += s->M;
+        g->size += s->size;
     }
+}
+
+static void size_slots(struct at_offload *o)
+{
+    size_t blocks = (o->rows + o->set.rows - 1) / o->set.rows;
+    for (size_t i = 0; i < o->n_groups; i++) {
+        const struct at_offload_group *g = &o->group[i];
+        size_t need = o->set.rows * (g->C + g->M) + g->size;
+        if (o->slot_size < need)
+            o->slot_size = need;
+        o->bytes_a_token += (double)((g->C + g->M) * sizeof(at_real));
+    }
+    o->batch_blocks = blocks * o->n_groups;
 }
 
 static int check_trained(struct at_offload *o)
@@ -164,15 +188,18 @@ int at_offload_build(struct at_offload *o, struct at_arena *arena,
     for (const struct at_tapped *t = g->taps; t; t = t->next)
         o->n_sites++;
     o->site = at_alloc_n(cx, arena, o->n_sites + 1, sizeof *o->site);
+    o->group = at_alloc_n(cx, arena, o->n_sites + 1, sizeof *o->group);
     o->slot = at_alloc_n(cx, arena, o->n_slots, sizeof *o->slot);
-    if (rc == AT_OK && (!o->site || !o->slot))
+    if (rc == AT_OK && (!o->site || !o->group || !o->slot))
         rc = AT_ENOMEM;
     o->n_sites = 0;
     for (const struct at_tapped *t = g->taps; t && rc == AT_OK; t = t->next)
         rc = find_site(o, t, &o->site[o->n_sites++]);
-    if (rc == AT_OK)
-        count_inputs(o, g->taps);
-    return rc;
+    if (rc < 0)
+        return rc;
+    find_groups(o, g->taps);
+    size_slots(o);
+    return AT_OK;
 }
 
 size_t at_offload_bytes(const struct at_offload *o)
@@ -266,10 +293,17 @@ size_t at_offload_works_bytes(const struct at_offload *o)
 
 void at_offload_compute(struct at_work *const *work, struct at_task *t)
 {
-    at_real *param[AT_SITE_PARAMS];
-    for (size_t i = 0; i < t->site->n_params; i++)
-        param[i] = t->site->param[i]->val.data;
-    at_work_run(work[t->site->shape], t->x, t->dy, t->n, param, t->grad);
+    const struct at_offload_site *s = t->group->site;
+    const at_real *dy = t->dy;
+    at_real *grad = t->grad;
+    for (size_t k = 0; k < t->group->n_sites; k++, s++) {
+        at_real *param[AT_SITE_PARAMS];
+        for (size_t i = 0; i < s->n_params; i++)
+            param[i] = s->param[i]->val.data;
+        at_work_run(work[s->shape], t->x, dy, t->n, param, grad);
+        dy += t->n * s->M;
+        grad += s->size;
+    }
 }
 
 /* ---- a step ---------------------------------------------------------------------- */
@@ -284,7 +318,21 @@ void at_offload_begin(struct at_offload *o, uint64_t step)
         o->engine->impl->begin(o->engine, o);
 }
 
-/* Adds the oldest block that is out to its site's gradient.                  */
+static const at_real *add_site(struct at_offload *o,
+                               const struct at_offload_site *s,
+                               const at_real *grad)
+{
+    for (size_t i = 0; i < s->n_params; i++) {
+        struct at_param *p = s->param[i];
+        size_t n = at_shape_count(&p->val.shape);
+        if (p->trainable)
+            o->k->add(p->grad.data, p->grad.data, grad, n);
+        grad += n;
+    }
+    return grad;
+}
+
+/* Adds the oldest block that is out to its sites' gradients.                 */
 static int sum_one(struct at_offload *o)
 {
     struct at_task *t = &o->slot[o->summed % o->n_slots];
@@ -293,13 +341,8 @@ static int sum_one(struct at_offload *o)
     int rc = o->engine->impl->wait(o->cx, o->engine, t);
     o->wait_s += at_now_s() - now;
     o->summed++;
-    for (size_t i = 0; i < t->site->n_params && rc == AT_OK; i++) {
-        struct at_param *p = t->site->param[i];
-        size_t n = at_shape_count(&p->val.shape);
-        if (p->trainable)
-            o->k->add(p->grad.data, p->grad.data, grad, n);
-        grad += n;
-    }
+    for (size_t i = 0; i < t->group->n_sites && rc == AT_OK; i++)
+        grad = add_site(o, &t->group->site[i], grad);
     return rc;
 }
 
@@ -311,32 +354,56 @@ static bool all_zero(const at_real *x, size_t n)
     return true;
 }
 
-/* Copies rows [from, to) into t, those that carry a gradient; how many do.   */
-static size_t take_rows(struct at_task *t, const at_real *x, const at_real *dy,
-                        size_t from, size_t to)
+/* Whether no site of the group has a gradient in row i.                      */
+static bool is_idle(const struct at_offload_group *g,
+                    const struct at_tapped *tap, size_t i)
 {
-    const struct at_offload_site *s = t->site;
-    size_t kept = 0;
-    for (size_t i = from; i < to; i++)
-        kept += !all_zero(dy + i * s->M, s->M);
-    t->n = kept > 0 && kept < FEW ? to - from : kept;
-    t->dy = t->x + t->n * s->C;
-    t->grad = t->dy + t->n * s->M;
-    if (kept == 0)
-        return 0;
-    kept = 0;
-    for (size_t i = from; i < to; i++) {
-        if (t->n < to - from && all_zero(dy + i * s->M, s->M))
-            continue;
-        memcpy(t->x + kept * s->C, x + i * s->C, s->C * sizeof *x);
-        memcpy(t->dy + kept * s->M, dy + i * s->M, s->M * sizeof *dy);
-        kept++;
+    for (size_t k = 0; k < g->n_sites; k++, tap = tap->next) {
+        size_t M = g->site[k].M;
+        if (!all_zero((const at_real *)tap->dy->data + i * M, M))
+            return false;
     }
-    return kept;
+    return true;
 }
 
-static int send_site(struct at_offload *o, const struct at_offload_site *s,
-                     const struct at_tapped *tap)
+/* Copies rows [from, to) of width C into out, but the idle ones if thin.     */
+static at_real *copy_rows(const struct at_task *t, const struct at_tapped *tap,
+                          const at_real *in, size_t C, size_t from, size_t to,
+                          at_real *out)
+{
+    bool thin = t->n < to - from;
+    for (size_t i = from; i < to; i++) {
+        if (thin && is_idle(t->group, tap, i))
+            continue;
+        memcpy(out, in + i * C, C * sizeof *in);
+        out += C;
+    }
+    return out;
+}
+
+/* Fills t with rows [from, to), those that carry a gradient; false: none does. */
+static bool take_rows(struct at_task *t, const struct at_tapped *tap,
+                      size_t from, size_t to)
+{
+    const struct at_offload_group *g = t->group;
+    const struct at_tapped *at = tap;
+    size_t kept = 0;
+    at_real *out;
+    for (size_t i = from; i < to; i++)
+        kept += !is_idle(g, tap, i);
+    t->n = kept > 0 && kept < FEW ? to - from : kept;
+    t->dy = t->x + t->n * g->C;
+    t->grad = t->dy + t->n * g->M;
+    if (kept == 0)
+        return false;
+    out = copy_rows(t, tap, tap->x->data, g->C, from, to, t->x);
+    for (size_t k = 0; k < g->n_sites; k++, at = at->next)
+        out = copy_rows(t, tap, at->dy->data, g->site[k].M, from, to, out);
+    return true;
+}
+
+static int send_group(struct at_offload *o, const struct at_offload_group *g,
+                      const struct at_tapped *tap)
 {
     size_t rows = tap->x->shape.d[0];
     size_t blocks = (rows + o->set.rows - 1) / o->set.rows;
@@ -347,12 +414,11 @@ static int send_site(struct at_offload *o, const struct at_offload_site *s,
             rc = sum_one(o);
         if (rc < 0)
             return rc;
-        t->site = s;
+        t->group = g;
         t->step = o->step;
         t->block = (uint32_t)(o->sent - o->first);
         t->of = o->of;
-        if (take_rows(t, tap->x->data, tap->dy->data, rows * i / blocks,
-                      rows * (i + 1) / blocks) == 0)
+        if (!take_rows(t, tap, rows * i / blocks, rows * (i + 1) / blocks))
             continue;
         o->sent++;
         o->engine->impl->put(o->engine, t);
@@ -360,13 +426,16 @@ static int send_site(struct at_offload *o, const struct at_offload_site *s,
     return rc;
 }
 
-int at_offload_send(struct at_offload *o, const struct at_graph *g)
+int at_offload_send(struct at_offload *o, const struct at_graph *graph)
 {
-    const struct at_offload_site *s = o->site;
+    const struct at_tapped *t = graph->taps;
     int rc = AT_OK;
     o->of += (uint32_t)o->batch_blocks;
-    for (const struct at_tapped *t = g->taps; t && rc == AT_OK; t = t->next)
-        rc = send_site(o, s++, t);
+    for (size_t i = 0; i < o->n_groups && rc == AT_OK; i++) {
+        rc = send_group(o, &o->group[i], t);
+        for (size_t k = 0; k < o->group[i].n_sites; k++)
+            t = t->next;
+    }
     return rc;
 }
 

@@ -2,7 +2,8 @@
  * learning, arXiv:2404.13844).
  *
  *   taps     leave x and dy of every adapted site after backward
- *   blocks   fixed rows of them, without the rows whose dy is all zero
+ *   blocks   fixed rows of them, without the rows whose dy is all zero, the
+ *            input that several sites have in common once
  *   engine   carries blocks to workers and gradients back
  *   sum      in the order of the blocks, whatever order they come in
  *
@@ -55,11 +56,19 @@ struct at_offload_site {
     at_real *base;              /* merged: what it was                        */
 };
 
-/* One block of one site on its way. */
-struct at_task {
+/* Sites that share their input (query, key and value do): it travels once.   */
+struct at_offload_group {
     const struct at_offload_site *site;
+    size_t n_sites;             /* one after the other                        */
+    size_t C, M, size;          /* M, size: of all                            */
+};
+
+/* One block of one group on its way. */
+struct at_task {
+    const struct at_offload_group *group;
     size_t n;                   /* rows                                       */
-    at_real *x, *dy, *grad;     /* [n,C] [n,M] [size]                         */
+    /* x [n,C]; dy [n,M] and grad [size] site after site.                     */
+    at_real *x, *dy, *grad;
     uint64_t step;
     uint32_t block, of;         /* of the step                                */
     bool done;                  /* the engine's                               */
@@ -108,6 +117,8 @@ struct at_offload {
     const struct at_kernels *k;
     struct at_offload_site *site;       /* as backward comes by               */
     size_t n_sites, n_shapes;
+    struct at_offload_group *group;
+    size_t n_groups;
     struct { size_t C, M; } shape[16];
     size_t rows;                        /* of a batch                         */
     struct at_engine *engine;

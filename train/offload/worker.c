@@ -12,6 +12,7 @@
 #include <string.h>
 
 enum { HELD = 4, SHAPES = 64, TRIES = 9, SITES = 1 << 16, USERS = 1 << 12 };
+enum { GROUP = 256, PARAMS = 16 };
 #define MOST_MEMORY ((size_t)4 << 30)
 /* A server does not answer for a queue that it does not have: it is asked again
  * after a while.                                                             */
@@ -246,13 +247,13 @@ static int get_weights(struct worker *w, struct user *u,
 
 /* ---- a block --------------------------------------------------------------------- */
 
-static int find_work(struct worker *w, struct user *u,
-                     const struct at_message *task, struct at_work **work)
+static int find_work(struct worker *w, struct user *u, size_t C, size_t M,
+                     struct at_work **work)
 {
     struct shape *s = u->shape;
     int rc;
     for (size_t i = 0; i < u->n_shapes; i++, s++)
-        if (s->C == task->C && s->M == task->M) {
+        if (s->C == C && s->M == M) {
             *work = s->work;
             return AT_OK;
         }
@@ -260,49 +261,97 @@ static int find_work(struct worker *w, struct user *u,
         return at_fail(w->cx, AT_EFORMAT, "blocks have more than %d shapes",
                        SHAPES);
     rc = at_work_create(w->cx, &u->arena, u->about.list.a[0], u->about.k,
-                        u->about.rows, task->C, task->M, &s->work);
+                        u->about.rows, C, M, &s->work);
+    if (rc == AT_OK && at_work_params(s->work) > PARAMS)
+        rc = at_fail(w->cx, AT_EFORMAT, "an adapter has more than %d "
+                     "parameters a site", PARAMS);
     if (rc < 0)
         return rc;
     w->memory += at_work_bytes(s->work);
     if (w->memory > MOST_MEMORY)
-        return at_fail(w->cx, AT_ENOMEM, "blocks of %u to %u numbers need more "
-                       "memory than a worker gives", task->C, task->M);
+        return at_fail(w->cx, AT_ENOMEM, "blocks of %zu to %zu numbers need "
+                       "more memory than a worker gives", C, M);
     rc = at_work_start(s->work);
     if (rc < 0)
         return rc;
-    s->C = task->C;
-    s->M = task->M;
+    s->C = C;
+    s->M = M;
     u->n_shapes++;
     *work = s->work;
     return AT_OK;
+}
+
+/* The works of a block's sites; refuses what does not fit together.          */
+static int find_works(struct worker *w, struct user *u,
+                      const struct at_message *task, struct at_work **work)
+{
+    const struct at_about_group *g;
+    size_t M = 0, size = 0;
+    int rc = AT_OK;
+    if (task->rows > u->about.rows || task->site >= u->about.n_groups ||
+        u->about.group[task->site].n > GROUP)
+        return at_fail(w->cx, AT_EFORMAT, "a block has %u rows of group %u, "
+                       "and the run has %zu groups of at most %zu rows",
+                       task->rows, task->site, u->about.n_groups,
+                       u->about.rows);
+    g = &u->about.group[task->site];
+    for (size_t i = 0; i < g->n; i++)
+        M += g->M[i];
+    for (size_t i = 0; i < g->n && M == task->M && rc == AT_OK; i++) {
+        rc = find_work(w, u, task->C, g->M[i], &work[i]);
+        size += rc == AT_OK ? at_work_size(work[i]) : 0;
+    }
+    if (rc == AT_OK && (M != task->M || size != task->size))
+        rc = at_fail(w->cx, AT_EFORMAT, "a block's gradient has %u columns and "
+                     "its adapter %u numbers, instead of %zu and %zu", task->M,
+                     task->size, M, size);
+    return rc;
+}
+
+static int understand(struct worker *w, const unsigned char *data, size_t n,
+                      struct at_message *task, struct user **u)
+{
+    struct at_message need = want(w, AT_BLOCK_TASK);
+    int rc = at_message_read(w->cx, data, n, &need, task);
+    if (rc < 0)
+        return rc;
+    *u = task->user < w->n_users ? w->user[task->user] : NULL;
+    if (!*u || !(*u)->knows)
+        return at_fail(w->cx, AT_ENOENT, "user %u is not known", task->user);
+    return AT_OK;
+}
+
+static void run_works(struct worker *w, const struct user *u,
+                      const struct at_message *task,
+                      struct at_work *const *work, float *grad)
+{
+    const struct at_about_group *g = &u->about.group[task->site];
+    float *dy = w->x + (size_t)task->rows * task->C;
+    float *weights = u->site[task->site].x;
+    for (size_t k = 0; k < g->n; k++) {
+        at_real *param[PARAMS];
+        for (size_t i = 0; i < at_work_params(work[k]); i++) {
+            param[i] = weights;
+            weights += at_work_count(work[k], i);
+        }
+        at_work_run(work[k], w->x, dy, task->rows, param, grad);
+        dy += task->rows * g->M[k];
+        grad += at_work_size(work[k]);
+    }
 }
 
 /* The gradient, behind x and dy in w->x; *why: what was missing.             */
 static int compute(struct worker *w, natsMsg *m, struct at_message *task,
                    float **grad, const char **why)
 {
-    struct at_message need = want(w, AT_BLOCK_TASK);
-    at_real *param[16];
-    struct at_work *work = NULL;
-    const unsigned char *data;
-    size_t n, rows, at = 0;
+    struct at_work *work[GROUP] = { NULL };
     struct user *u = NULL;
-    int rc;
+    size_t n, rows;
+    const unsigned char *data = data_of(m, &n);
+    int rc = understand(w, data, n, task, &u);
     *why = "about";
-    data = data_of(m, &n);
-    rc = at_message_read(w->cx, data, n, &need, task);
-    if (rc == AT_OK && (task->user >= w->n_users ||
-                        !(u = w->user[task->user]) || !u->knows))
-        rc = at_fail(w->cx, AT_ENOENT, "user %u is not known", task->user);
-    if (rc == AT_OK && task->rows > u->about.rows)
-        rc = at_fail(w->cx, AT_EFORMAT, "a block has %u rows, and the run's "
-                     "have at most %zu", task->rows, u->about.rows);
     if (rc == AT_OK)
-        rc = find_work(w, u, task, &work);
-    if (rc == AT_OK && (at_work_size(work) != task->size ||
-                        at_work_params(work) > AT_COUNT(param)))
-        rc = at_fail(w->cx, AT_EFORMAT, "a block's adapter has %u numbers "
-                     "instead of %zu", task->size, at_work_size(work));
+        rc = find_works(w, u, task, work);
     if (rc < 0)
         return rc;
     *why = "weights";
@@ -314,13 +363,8 @@ static int compute(struct worker *w, natsMsg *m, struct at_message *task,
     if (rc < 0)
         return rc;
     at_message_get(task, data, w->x, w->x + (size_t)task->rows * task->C);
-    for (size_t i = 0; i < at_work_params(work); i++) {
-        param[i] = u->site[task->site].x + at;
-        at += at_work_count(work, i);
-    }
     *grad = w->x + rows;
-    at_work_run(work, w->x, w->x + (size_t)task->rows * task->C, task->rows,
-                param, *grad);
+    run_works(w, u, task, work, *grad);
     w->bytes += n;
     return AT_OK;
 }
