@@ -78,6 +78,7 @@ enum at_op_id {
     AT_OP_CAPACITY, AT_OP_CAPACITY_BWD, AT_OP_PICK, AT_OP_SCATTER,
     AT_OP_ALIKE,
     AT_OP_TAP, AT_OP_TAP_BWD,
+    AT_OP_PART, AT_OP_PART_BWD, AT_OP_PUT,
     AT_OP_COUNT
 };
 
@@ -371,6 +372,14 @@ struct at_val *at_linear_ce(struct at_graph *g, struct at_val *x,
 /* y = what f made of x at the site being built.  Backward comes by whether or
  * not anything is trained below; it leaves x and dy in the graph's taps.      */
 struct at_val *at_tap(struct at_graph *g, struct at_val *y, struct at_val *x);
+/* Rows [from, from + n) of x [N,C].                                          */
+struct at_val *at_part(struct at_graph *g, struct at_val *x, size_t from,
+                       size_t n);
+/* y [N,M] with `rows` in the place of its own.  No gradient reaches y through
+ * it: for the rows that stay, and for those that `rows` was made of, it must
+ * come another way.                                                          */
+struct at_val *at_put(struct at_graph *g, struct at_val *y,
+                      struct at_val *rows, size_t from);
 
 enum at_route_level { AT_ROUTE_SEQUENCE, AT_ROUTE_TOKEN };
 

@@ -55,4 +55,7 @@ const struct at_op *const at_ops[AT_OP_COUNT] = {
     [AT_OP_ALIKE] = &at_op_alike,
     [AT_OP_TAP] = &at_op_tap,
     [AT_OP_TAP_BWD] = &at_op_tap_bwd,
+    [AT_OP_PART] = &at_op_part,
+    [AT_OP_PART_BWD] = &at_op_part_bwd,
+    [AT_OP_PUT] = &at_op_put,
 };

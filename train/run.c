@@ -111,48 +111,64 @@ static int give_up_step(struct at_job *j, const struct at_state *before)
                    (unsigned long long)before->step, j->dir);
 }
 
-static int one_step(struct at_loop *l)
+static bool every(const struct at_job *j, const char *key)
+{
+    uint64_t n = (uint64_t)at_recipe_int(j->r, key);
+    return n > 0 && (j->s.step % n == 0 || j->s.step == j->steps);
+}
+
+int at_loop_prepare(struct at_loop *l)
 {
     struct at_job *j = l->j;
-    struct at_state before = j->s;
-    struct at_step_result r;
     struct at_cursor next;
     int rc;
+    l->before = j->s;
     j->step_s = at_now_s();
     rc = take_batches(l, &next);
     if (rc < 0)
         return rc;
     j->s.step++;
     j->s.cursor = next;
-    rc = at_step_run(j->st, l->batch, j->o,
-                     at_schedule_lr(&j->schedule, j->s.step), j->s.step, &r);
+    return AT_OK;
+}
+
+int at_loop_conclude(struct at_loop *l, int rc, const struct at_step_result *r)
+{
+    struct at_job *j = l->j;
     if (rc == AT_EINTR)
-        return give_up_step(j, &before);
+        return give_up_step(j, &l->before);
     if (rc < 0 && rc != AT_ENONFINITE)
         return rc;
-    j->s.tokens += r.n_tokens;
+    j->s.tokens += r->n_tokens;
     if (rc == AT_ENONFINITE) {
         rc = handle_nonfinite(l);
         if (rc < 0) {
             struct at_err kept = j->cx->err;
-            log_step(l, &r);
+            log_step(l, r);
             j->cx->err = kept;
             return rc;
         }
     }
-    rc = log_step(l, &r);
+    rc = log_step(l, r);
     if (rc == AT_OK && j->roller) {
         rc = at_job_log_values(j, false, j->roller->d.n, j->roller->mean,
                                j->roller->var);
         at_roller_follow(j->roller);
     }
+    j->s.eval_due = (j->eval || j->roller) && every(j, "eval.every");
     return rc;
 }
 
-static bool every(const struct at_job *j, const char *key)
+static int one_step(struct at_loop *l)
 {
-    uint64_t n = (uint64_t)at_recipe_int(j->r, key);
-    return n > 0 && (j->s.step % n == 0 || j->s.step == j->steps);
+    struct at_job *j = l->j;
+    struct at_step_result r;
+    int rc = at_loop_prepare(l);
+    if (rc < 0)
+        return rc;
+    rc = at_step_run(j->st, l->batch, j->o,
+                     at_schedule_lr(&j->schedule, j->s.step), j->s.step, &r);
+    return at_loop_conclude(l, rc, &r);
 }
 
 static bool out_of_patience(const struct at_job *j)
@@ -193,27 +209,34 @@ static bool stop_asked(const struct at_job *j)
     return j->cx->stop && *j->cx->stop;
 }
 
-/* One step, and its evaluation where one is due.  A request to stop may come
- * between the two: the evaluation then waits in the checkpoint.              */
-static int step_and_evaluate(struct at_loop *l, bool *best)
+bool at_loop_wants_step(const struct at_loop *l)
 {
-    struct at_job *j = l->j;
-    int rc = AT_OK;
-    if (!j->s.eval_due && j->s.step < j->steps && !stop_asked(j)) {
-        rc = one_step(l);
-        j->s.eval_due = (j->eval || j->roller) && every(j, "eval.every");
-    }
-    if (rc < 0 || !j->s.eval_due || stop_asked(j))
-        return rc;
+    const struct at_job *j = l->j;
+    return !j->s.done && !j->s.eval_due && j->s.step < j->steps &&
+           !stop_asked(j);
+}
+
+/* The evaluation, where one is due.  A request to stop may come between a step
+ * and its evaluation: that then waits in the checkpoint.                     */
+static int evaluate_if_due(struct at_job *j, bool *best)
+{
+    if (!j->s.eval_due || stop_asked(j))
+        return AT_OK;
     j->s.eval_due = false;
     return at_evaluate(j, best);
 }
 
 int at_loop_turn(struct at_loop *l)
 {
+    int rc = at_loop_wants_step(l) ? one_step(l) : AT_OK;
+    return rc == AT_OK ? at_loop_settle(l) : rc;
+}
+
+int at_loop_settle(struct at_loop *l)
+{
     struct at_job *j = l->j;
     bool best = false, stop;
-    int rc = step_and_evaluate(l, &best);
+    int rc = evaluate_if_due(j, &best);
     stop = stop_asked(j);
     if (rc < 0)
         return rc;
@@ -251,7 +274,7 @@ static int train(struct at_loop *l)
 static int open_loop(struct at_loop *l, struct at_job *j,
                      at_progress_fn *progress, void *self)
 {
-    *l = (struct at_loop){ j, NULL };
+    *l = (struct at_loop){ .j = j };
     j->started_s = at_now_s();
     j->progress = progress;
     j->progress_self = self;

@@ -7,6 +7,7 @@
 struct at_loop {
     struct at_job *j;
     const struct at_batch **batch;      /* [accumulate]                       */
+    struct at_state before;     /* the step at hand                           */
 };
 
 /* The resolved recipe of a run's directory, wherever that lies now.          */
@@ -16,6 +17,12 @@ int at_loop_begin(struct at_loop *l, struct at_job *j,
                   at_progress_fn *progress, void *self);
 int at_loop_resume(struct at_loop *l, struct at_job *j,
                    at_progress_fn *progress, void *self);
+/* A turn in its parts, for a step that several take together: what it trains on;
+ * with the step's result, what follows from it; evaluation and checkpoint.   */
+bool at_loop_wants_step(const struct at_loop *l);
+int at_loop_prepare(struct at_loop *l);
+int at_loop_conclude(struct at_loop *l, int rc, const struct at_step_result *r);
+int at_loop_settle(struct at_loop *l);
 /* A step, its evaluation and checkpoint where they are due; l->j->s.done after
  * the last.  AT_EINTR after cx->stop: a checkpoint was written.              */
 int at_loop_turn(struct at_loop *l);

@@ -61,6 +61,8 @@ static int build(struct at_step *st, struct at_arena *arena,
                              s->reference : st->ps, st->k, &g);
     if (rc == AT_OK && adapters && pass != REF)
         rc = at_adapters_attach(adapters, g, train);
+    if (rc == AT_OK && train && s->attach)
+        rc = s->attach(s->attach_self, g);
     if (rc == AT_OK && train && s->offload)
         rc = at_offload_attach(s->offload, g);
     if (rc < 0)
@@ -107,6 +109,8 @@ static int build_all(struct at_step *st, struct at_arena *arena,
         if (rc < 0)
             return at_note(st->cx, rc, "building the training graph");
     }
+    if (st->set.attach)
+        return AT_OK;
     rc = build(st, arena, adapters, rope, EVAL, &st->eval);
     if (rc < 0)
         return at_note(st->cx, rc, "building the evaluation graph");
@@ -158,7 +162,8 @@ int at_step_start(struct at_step *st)
         return AT_ENOMEM;
     if (st->train.plan)
         at_plan_bind_to(st->train.plan, st->region);
-    at_plan_bind_to(st->eval.plan, st->region);
+    if (st->eval.plan)
+        at_plan_bind_to(st->eval.plan, st->region);
     return AT_OK;
 }
 
@@ -513,7 +518,7 @@ static int gradient(struct at_step *st, const struct at_batch *const *batch,
         micro_step(st, batch[i], weight, whole, run, sum);
         r->penalty += read_gauges(st, &st->train);
         if (away)
-            rc = at_offload_send(away, st->train.plan->g);
+            rc = at_offload_send(away, st->train.plan->g, 0);
     }
     if (!away)
         return rc;
@@ -529,17 +534,9 @@ static void mean_of(struct at_step_result *r, double mean, double sum2,
     r->loss_se = n > 0 ? sqrt(fmax(0, sum2 / n - mean * mean) / n) : 0;
 }
 
-int at_step_run(struct at_step *st, const struct at_batch *const *batch,
-                struct at_optim *o, double lr, uint64_t step,
-                struct at_step_result *r)
+int at_step_count(struct at_step *st, const struct at_batch *const *batch,
+                  double lr, uint64_t step, struct at_step_result *r)
 {
-    struct at_run run = { st->k, st->set.seed, step, 0 };
-    struct at_eval_sum sum;
-    struct at_seqs whole = count(st, batch);
-    struct at_offload *away = st->set.offload;
-    double weight;
-    int rc;
-
     *r = (struct at_step_result){ .lr = lr };
     for (size_t i = 0; i < st->set.accumulate; i++) {
         r->n_tokens += batch[i]->n_tokens;
@@ -548,24 +545,45 @@ int at_step_run(struct at_step *st, const struct at_batch *const *batch,
     if (r->n_targets == 0)
         return at_fail(st->cx, AT_EINVAL, "step %llu has no token to train on: "
                        "every target is masked", (unsigned long long)step);
-    weight = 1 / (double)r->n_targets;
-    do {
-        sum = (struct at_eval_sum){ 0 };
-        rc = gradient(st, batch, weight, &whole, &run, &sum, r);
-    } while (rc == AT_OK && st->set.offload && st->set.offload->again);
-    if (rc < 0)
-        return rc;
-    at_step_means(&sum.o, r);
+    return AT_OK;
+}
+
+int at_step_conclude(struct at_step *st, const struct at_batch *const *batch,
+                     struct at_optim *o, uint64_t step,
+                     const struct at_eval_sum *sum, struct at_step_result *r)
+{
+    struct at_run run = { st->k, st->set.seed, step, 0 };
+    double weight = 1 / (double)r->n_targets;
+    at_step_means(&sum->o, r);
     if (st->set.objective)
-        mean_of(r, sum.o.loss, sum.o.unit2, sum.o.units);
+        mean_of(r, sum->o.loss, sum->o.unit2, sum->o.units);
     else
-        mean_of(r, sum.ce * weight, sum.ce2, (double)r->n_targets);
+        mean_of(r, sum->ce * weight, sum->ce2, (double)r->n_targets);
     r->grad_norm = at_optim_grad_norm(o, st->k);
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
+        struct at_seqs whole = count(st, batch);
         r->skipped = true;
         return blame(st, batch, weight, &whole, run, r->loss, r->grad_norm);
     }
     score(st, r, step);
-    at_optim_step(o, st->k, lr, r->grad_norm, st->set.clip);
-    return away ? at_offload_fold(away) : AT_OK;
+    at_optim_step(o, st->k, r->lr, r->grad_norm, st->set.clip);
+    return st->set.offload ? at_offload_fold(st->set.offload) : AT_OK;
+}
+
+int at_step_run(struct at_step *st, const struct at_batch *const *batch,
+                struct at_optim *o, double lr, uint64_t step,
+                struct at_step_result *r)
+{
+    struct at_run run = { st->k, st->set.seed, step, 0 };
+    struct at_eval_sum sum;
+    struct at_seqs whole = count(st, batch);
+    int rc = at_step_count(st, batch, lr, step, r);
+    if (rc < 0)
+        return rc;
+    do {
+        sum = (struct at_eval_sum){ 0 };
+        rc = gradient(st, batch, 1 / (double)r->n_targets, &whole, &run, &sum,
+                      r);
+    } while (rc == AT_OK && st->set.offload && st->set.offload->again);
+    return rc < 0 ? rc : at_step_conclude(st, batch, o, step, &sum, r);
 }

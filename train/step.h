@@ -31,6 +31,10 @@ struct at_step_settings {
     /* Weights of the reference; NULL: those of the model without adapters.   */
     struct at_params *reference;
     struct at_offload *offload; /* NULL: the graph takes all gradients        */
+    /* Makes guests of its own in place of adapters; then there is no graph to
+     * evaluate (joint.h).                                                    */
+    int (*attach)(void *self, struct at_graph *g);
+    void *attach_self;
 };
 
 /* What a graph reads and gives. */
@@ -94,6 +98,16 @@ int at_step_start(struct at_step *st);
 int at_step_run(struct at_step *st, const struct at_batch *const *batch,
                 struct at_optim *o, double lr, uint64_t step,
                 struct at_step_result *r);
+
+struct at_eval_sum;
+/* The end of a step whose gradient was taken elsewhere, from the sum over its
+ * batches' targets: check, update.                                           */
+int at_step_conclude(struct at_step *st, const struct at_batch *const *batch,
+                     struct at_optim *o, uint64_t step,
+                     const struct at_eval_sum *sum, struct at_step_result *r);
+/* What a step starts from: its tokens counted; AT_EINVAL: none is trained.    */
+int at_step_count(struct at_step *st, const struct at_batch *const *batch,
+                  double lr, uint64_t step, struct at_step_result *r);
 
 struct at_eval_sum {            /* over targets, or terms of an objective     */
     double ce, ce2;

@@ -355,25 +355,23 @@ static bool all_zero(const at_real *x, size_t n)
 }
 
 /* Whether no site of the group has a gradient in row i.                      */
-static bool is_idle(const struct at_offload_group *g,
-                    const struct at_tapped *tap, size_t i)
+static bool is_idle(const struct at_offload_group *g, size_t i)
 {
-    for (size_t k = 0; k < g->n_sites; k++, tap = tap->next) {
-        size_t M = g->site[k].M;
-        if (!all_zero((const at_real *)tap->dy->data + i * M, M))
+    for (size_t k = 0; k < g->n_sites; k++) {
+        const struct at_offload_site *s = &g->site[k];
+        if (!all_zero((const at_real *)s->tap->dy->data + i * s->M, s->M))
             return false;
     }
     return true;
 }
 
 /* Copies rows [from, to) of width C into out, but the idle ones if thin.     */
-static at_real *copy_rows(const struct at_task *t, const struct at_tapped *tap,
-                          const at_real *in, size_t C, size_t from, size_t to,
-                          at_real *out)
+static at_real *copy_rows(const struct at_task *t, const at_real *in, size_t C,
+                          size_t from, size_t to, at_real *out)
 {
     bool thin = t->n < to - from;
     for (size_t i = from; i < to; i++) {
-        if (thin && is_idle(t->group, tap, i))
+        if (thin && is_idle(t->group, i))
             continue;
         memcpy(out, in + i * C, C * sizeof *in);
         out += C;
@@ -382,31 +380,29 @@ static at_real *copy_rows(const struct at_task *t, const struct at_tapped *tap,
 }
 
 /* Fills t with rows [from, to), those that carry a gradient; false: none does. */
-static bool take_rows(struct at_task *t, const struct at_tapped *tap,
-                      size_t from, size_t to)
+static bool take_rows(struct at_task *t, size_t from, size_t to)
 {
     const struct at_offload_group *g = t->group;
-    const struct at_tapped *at = tap;
     size_t kept = 0;
     at_real *out;
     for (size_t i = from; i < to; i++)
-        kept += !is_idle(g, tap, i);
+        kept += !is_idle(g, i);
     t->n = kept > 0 && kept < FEW ? to - from : kept;
     t->dy = t->x + t->n * g->C;
     t->grad = t->dy + t->n * g->M;
     if (kept == 0)
         return false;
-    out = copy_rows(t, tap, tap->x->data, g->C, from, to, t->x);
-    for (size_t k = 0; k < g->n_sites; k++, at = at->next)
-        out = copy_rows(t, tap, at->dy->data, g->site[k].M, from, to, out);
+    out = copy_rows(t, g->site->tap->x->data, g->C, from, to, t->x);
+    for (size_t k = 0; k < g->n_sites; k++)
+        out = copy_rows(t, g->site[k].tap->dy->data, g->site[k].M, from, to,
+                        out);
     return true;
 }
 
 static int send_group(struct at_offload *o, const struct at_offload_group *g,
-                      const struct at_tapped *tap)
+                      size_t first)
 {
-    size_t rows = tap->x->shape.d[0];
-    size_t blocks = (rows + o->set.rows - 1) / o->set.rows;
+    size_t blocks = (o->rows + o->set.rows - 1) / o->set.rows;
     int rc = AT_OK;
     for (size_t i = 0; i < blocks && rc == AT_OK; i++) {
         struct at_task *t = &o->slot[o->sent % o->n_slots];
@@ -418,7 +414,8 @@ static int send_group(struct at_offload *o, const struct at_offload_group *g,
         t->step = o->step;
         t->block = (uint32_t)(o->sent - o->first);
         t->of = o->of;
-        if (!take_rows(t, tap, rows * i / blocks, rows * (i + 1) / blocks))
+        if (!take_rows(t, first + o->rows * i / blocks,
+                       first + o->rows * (i + 1) / blocks))
             continue;
         o->sent++;
         o->engine->impl->put(o->engine, t);
@@ -426,16 +423,27 @@ static int send_group(struct at_offload *o, const struct at_offload_group *g,
     return rc;
 }
 
-int at_offload_send(struct at_offload *o, const struct at_graph *graph)
+static int find_taps(struct at_offload *o, const struct at_graph *g)
 {
-    const struct at_tapped *t = graph->taps;
-    int rc = AT_OK;
-    o->of += (uint32_t)o->batch_blocks;
-    for (size_t i = 0; i < o->n_groups && rc == AT_OK; i++) {
-        rc = send_group(o, &o->group[i], t);
-        for (size_t k = 0; k < o->group[i].n_sites; k++)
+    const struct at_tapped *t = g->taps;
+    for (size_t i = 0; i < o->n_sites; i++) {
+        while (t && strcmp(t->site, o->site[i].name) != 0)
             t = t->next;
+        if (!t)
+            return at_fail(o->cx, AT_EINVAL, "%s: this pass has no tap there",
+                           o->site[i].name);
+        o->site[i].tap = t;
     }
+    return AT_OK;
+}
+
+int at_offload_send(struct at_offload *o, const struct at_graph *g,
+                    size_t first)
+{
+    int rc = find_taps(o, g);
+    o->of += (uint32_t)o->batch_blocks;
+    for (size_t i = 0; i < o->n_groups && rc == AT_OK; i++)
+        rc = send_group(o, &o->group[i], first);
     return rc;
 }
 

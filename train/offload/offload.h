@@ -52,6 +52,7 @@ struct at_offload_site {
     size_t C, M, shape;         /* x [n,C], dy [n,M]                          */
     size_t n_params, size;      /* numbers of the adapter here                */
     struct at_param *param[AT_SITE_PARAMS];
+    const struct at_tapped *tap;    /* of the graph that ran                  */
     struct at_param *weight;    /* merged                                     */
     at_real *base;              /* merged: what it was                        */
 };
@@ -157,7 +158,9 @@ int at_offload_fold(struct at_offload *o);
 /* A step: begin, send after every run of the graph, finish: then the adapters'
  * gradients are the sums over all blocks, or o->again says to begin once more. */
 void at_offload_begin(struct at_offload *o, uint64_t step);
-int at_offload_send(struct at_offload *o, const struct at_graph *g);
+/* first: the row at which the batch begins, of a pass that serves several.   */
+int at_offload_send(struct at_offload *o, const struct at_graph *g,
+                    size_t first);
 int at_offload_finish(struct at_offload *o);
 void at_offload_count(const struct at_offload *o, struct at_offload_counts *c);
 void at_offload_describe(const struct at_offload *o, struct at_text *t);
