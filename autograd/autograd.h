@@ -377,9 +377,9 @@ struct at_val *at_part(struct at_graph *g, struct at_val *x, size_t from,
                        size_t n);
 /* y [N,M] with `rows` in the place of its own.  No gradient reaches y through
  * it: for the rows that stay, and for those that `rows` was made of, it must
- * come another way.                                                          */
+ * come another way.  chain: y is a put of other rows.                        */
 struct at_val *at_put(struct at_graph *g, struct at_val *y,
-                      struct at_val *rows, size_t from);
+                      struct at_val *rows, size_t from, bool chain);
 
 enum at_route_level { AT_ROUTE_SEQUENCE, AT_ROUTE_TOKEN };
 

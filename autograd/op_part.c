@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-enum { FROM, COUNT, WHOLE };    /* attr.i: first row, rows, rows of the whole */
+enum { FROM, COUNT, WHOLE, CHAIN };     /* attr.i: first row, rows, rows of the
+                                         * whole; in[0] is a put of other rows */
 
 static size_t offset(const struct at_node *n, const struct at_val *of)
 {
@@ -58,7 +59,8 @@ static void part_bwd_run(const struct at_run *r, const struct at_node *n)
 }
 
 /* in: y [N,M], whose rows make room, and the rows [count,M] that take it.  Only
- * these are given a gradient: y's own must reach it otherwise.               */
+ * these are given a gradient: y's own must reach it otherwise.  In a chain of
+ * puts each passes the whole gradient on, of which the next takes its rows.   */
 static int put_shape(struct at_ctx *cx, struct at_node *n)
 {
     const struct at_shape *y = &n->in[0]->shape, *rows = &n->in[1]->shape;
@@ -82,8 +84,9 @@ static void put_run(const struct at_run *r, const struct at_node *n)
 static int put_grad(struct at_grads *d, struct at_node *n)
 {
     struct at_attr a = n->attr;
+    int rc = n->attr.i[CHAIN] ? at_give(d, n->in[0], n->out[0]->grad) : AT_OK;
     a.i[COUNT] = (int64_t)n->in[1]->shape.d[0];
-    return at_give_node(d, AT_OP_PART, &n->out[0]->grad, 1, a, &n->in[1], 1);
+    return rc < 0 ? rc : at_give_node(d, AT_OP_PART, &n->out[0]->grad, 1, a, &n->in[1], 1);
 }
 
 struct at_val *at_part(struct at_graph *g, struct at_val *x, size_t from,
@@ -94,10 +97,11 @@ struct at_val *at_part(struct at_graph *g, struct at_val *x, size_t from,
 }
 
 struct at_val *at_put(struct at_graph *g, struct at_val *y,
-                      struct at_val *rows, size_t from)
+                      struct at_val *rows, size_t from, bool chain)
 {
-    return at_out(at_apply(g, AT_OP_PUT, (struct at_val *[]){ y, rows }, 2,
-                           (struct at_attr){ .i = { (int64_t)from } }), 0);
+    struct at_attr a = { .i = { [FROM] = (int64_t)from, [CHAIN] = chain } };
+    return at_out(at_apply(g, AT_OP_PUT, (struct at_val *[]){ y, rows }, 2, a),
+                  0);
 }
 
 const struct at_op at_op_part = {

@@ -126,6 +126,11 @@ const struct at_key at_keys[] = {
       .help = "Batches that make one step; the result is that of one batch as "
               "large." },
 
+    { "batch.users", INT(1, 4096, "1"), .with = "users", .unit = "users",
+      .help = "Users whose batches make one pass of the model: faster where "
+              "batches are small, for so many times the activations; 1: they "
+              "take turns." },
+
     { "objective", CHOICE("lm|sft|dpo|ipo|simpo|orpo|reward|regression|binary|"
                           "rloo|grpo|distil", "lm"),
       .also = "loss task stage",

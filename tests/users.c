@@ -108,13 +108,18 @@ static void same_as_alone(const char *many, size_t who)
     same_metrics(in_dir(people[who].name), in_dir(path));
 }
 
+/* By turns, or several in a pass of the model; gradients in the graph or away. */
 static void each_has_the_bits_of_a_run_of_its_own(void **state)
 {
-    static const char *const away[] = { NULL,
-        "offload={engine: local, workers: 2}" };
+    static const struct { const char *pass, *away; } how[] = {
+        { "batch.users=1", NULL },
+        { "batch.users=4", NULL },
+        { "batch.users=3", "offload={engine: local, workers: 2}" },
+        { "batch.users=1", "offload={engine: local, workers: 2}" },
+    };
     (void)state;
-    for (size_t k = 0; k < AT_COUNT(away); k++) {
-        const char *over[] = { everybody, away[k], NULL };
+    for (size_t k = 0; k < AT_COUNT(how); k++) {
+        const char *over[] = { everybody, how[k].pass, how[k].away, NULL };
         char name[32];
         snprintf(name, sizeof name, "many%zu", k);
         assert_int_equal(run(name, over, NULL, NULL, NULL), AT_OK);
@@ -136,7 +141,7 @@ static void stop_at(void *self, const struct at_progress *p)
 
 static void stopped_and_resumed_is_undisturbed(void **state)
 {
-    const char *over[] = { everybody, NULL };
+    const char *over[] = { everybody, "batch.users=2", NULL };
     struct event e = { .at = 5 };
     char err[4096];
     (void)state;
@@ -176,7 +181,7 @@ static const struct at_user_row *row_of(const struct at_user_row *u, size_t n,
 static void users_come_and_go_between_steps(void **state)
 {
     const char *over[] = { "users=[ann, bob lora.rank=8 optim.lr=2e-2, eve "
-                           "seed=9 batch.rows=3]", NULL };
+                           "seed=9 batch.rows=3]", "batch.users=4", NULL };
     struct event e = { .at = 5, .run = "change" };
     struct at_user_row *u;
     struct at_ctx cx;

@@ -1,7 +1,7 @@
 /* Users taking turns. */
 #include "train/users.h"
 
-#include "train/run_loop.h"
+#include "train/joint.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -20,6 +20,7 @@ struct user {
     bool before;                /* its directory was there                    */
     bool started;
     bool over;                  /* finished, or failed                        */
+    size_t pass;                /* from 1: its pass; 0: it takes turns        */
 };
 
 struct users {
@@ -35,6 +36,10 @@ struct users {
     void *self;
     int rc;                     /* the first failure of a user                */
     struct at_err why;
+    struct at_joint *joint[MOST];       /* passes of those who share one      */
+    size_t n_joint, together;
+    int result[MOST];           /* of a pass                                  */
+    bool changed;               /* who shares must be settled anew            */
 };
 
 /* ---- the list ------------------------------------------------------------------ */
@@ -204,6 +209,7 @@ static void fail_user(struct users *all, struct user *u, int rc)
 
 static void close_user(struct users *all, struct user *u)
 {
+    all->changed = true;
     if (u == all->u)
         return;                 /* the others use its memory                  */
     at_job_close(u->j);
@@ -259,6 +265,7 @@ static int start_new(struct users *all)
             fail_user(all, u, rc);
         else
             u->over = u->j->s.done;
+        all->changed = true;
     }
     return AT_OK;
 }
@@ -302,24 +309,91 @@ static int look(struct users *all)
 
 /* ---- turns --------------------------------------------------------------------------- */
 
-static int round_of_turns(struct users *all, bool *stopped)
+static bool takes_part(const struct user *u)
+{
+    return u->j && !u->over;
+}
+
+static void part(struct users *all)
+{
+    for (size_t i = 0; i < all->n_joint; i++)
+        at_joint_destroy(all->joint[i]);
+    for (size_t i = 0; i < all->n; i++)
+        all->u[i].pass = 0;
+    all->n_joint = 0;
+    at_arena_reset(&all->cx->plan);
+}
+
+/* Those who can share a pass with u and have none, u first.                  */
+static size_t gather(struct users *all, size_t from, struct at_loop **loop)
+{
+    size_t n = 0, pass = all->n_joint + 1;
+    for (size_t i = from; i < all->n && n < all->together; i++) {
+        struct user *u = &all->u[i];
+        if (!takes_part(u) || u->pass ||
+            !at_joint_fits(all->u[from].j, u->j))
+            continue;
+        u->pass = pass;
+        loop[n++] = &u->loop;
+    }
+    if (n == 1)
+        all->u[from].pass = 0;
+    return n;
+}
+
+/* Settles who shares a pass with whom.                                        */
+static int meet(struct users *all)
+{
+    struct at_loop **loop;
+    int rc = AT_OK;
+    if (!all->changed || all->together < 2)
+        return AT_OK;
+    part(all);
+    all->changed = false;
+    loop = at_alloc_n(all->cx, &all->cx->plan, all->together, sizeof *loop);
+    for (size_t i = 0; loop && i < all->n && rc == AT_OK; i++) {
+        size_t n;
+        if (!takes_part(&all->u[i]) || all->u[i].pass ||
+            !at_joint_fits(all->u[i].j, all->u[i].j))
+            continue;
+        n = gather(all, i, loop);
+        if (n > 1)
+            rc = at_joint_create(all->cx, loop, n, &all->joint[all->n_joint++]);
+    }
+    return loop ? rc : AT_ENOMEM;
+}
+
+static void after_turn(struct users *all, struct user *u, int rc, bool *stopped)
+{
+    if (rc == AT_EINTR)
+        *stopped = true;
+    else if (rc < 0)
+        fail_user(all, u, rc);
+    else
+        u->over = u->j->s.done;
+    if (u->over)
+        close_user(all, u);
+}
+
+static void run_pass(struct users *all, size_t pass, bool *stopped)
+{
+    size_t k = 0;
+    at_joint_run(all->joint[pass - 1], all->result);
+    for (size_t i = 0; i < all->n; i++)
+        if (all->u[i].pass == pass)
+            after_turn(all, &all->u[i], all->result[k++], stopped);
+}
+
+static bool round_of_turns(struct users *all, bool *stopped)
 {
     bool any = false;
+    for (size_t i = 1; i <= all->n_joint; i++)
+        run_pass(all, i, stopped);
     for (size_t i = 0; i < all->n; i++) {
         struct user *u = &all->u[i];
-        int rc;
-        if (!u->j || u->over)
-            continue;
-        rc = at_loop_turn(&u->loop);
-        if (rc == AT_EINTR)
-            *stopped = true;
-        else if (rc < 0)
-            fail_user(all, u, rc);
-        else
-            u->over = u->j->s.done;
-        any |= !u->over;
-        if (u->over)
-            close_user(all, u);
+        if (takes_part(u) && !u->pass)
+            after_turn(all, u, at_loop_turn(&u->loop), stopped);
+        any |= takes_part(u);
     }
     return any;
 }
@@ -329,12 +403,16 @@ static int take_turns(struct users *all)
     bool stopped = false, any = true;
     int rc = look(all);
     while (rc == AT_OK && any && !stopped) {
+        rc = meet(all);
+        if (rc < 0)
+            break;
         any = round_of_turns(all, &stopped);
         if (!stopped)
             rc = look(all);
         for (size_t i = 0; i < all->n; i++)
-            any |= all->u[i].j && !all->u[i].over;
+            any |= takes_part(&all->u[i]);
     }
+    part(all);
     for (size_t i = all->n; i > 0; i--)
         at_job_close(all->u[i - 1].j);
     if (rc == AT_OK && stopped)
@@ -350,7 +428,8 @@ static int take_turns(struct users *all)
 static int open_users(struct at_ctx *cx, struct at_recipe *r,
                       at_progress_fn *progress, void *self, struct users *all)
 {
-    *all = (struct users){ .cx = cx, .r = r, .progress = progress, .self = self,
+    *all = (struct users){ .cx = cx, .r = r,
+        .together = (size_t)at_recipe_int(r, "batch.users"), .progress = progress, .self = self,
                            .dir = at_recipe_text(r, "run") };
     all->u = at_alloc_n(cx, &cx->run, MOST, sizeof *all->u);
     return all->u ? AT_OK : AT_ENOMEM;
