@@ -280,26 +280,33 @@ static void keep_count(void *self, const struct at_progress *p)
         t->progress(t->self, p);
 }
 
-static int run(const char *name, struct trial *t)
+static int run_with(const char *name, struct trial *t, const char *last)
 {
-    const char *over[] = { t->over, t->more };
+    const char *over[] = { t->over, t->more, last };
+    size_t from = t->over ? 0 : 1, n = 0;
     char yaml[2048];
     struct at_recipe *r;
     struct at_ctx cx;
     int rc;
+    while (from + n < AT_COUNT(over) && over[from + n])
+        n++;
     snprintf(yaml, sizeof yaml, text, dir, dir, t->adapter ? t->adapter : lora,
              dir, name);
     at_ctx_init(&cx);
     cx.log = keep_log;
     cx.log_self = &t->log;
     rc = at_recipe_parse(&cx, &cx.run, "test.yaml", yaml, strlen(yaml),
-                         t->over ? over : over + 1,
-                         (t->over != NULL) + (size_t)(t->more != NULL), &r);
+                         over + from, n, &r);
     if (rc == AT_OK)
         rc = at_run_train(&cx, r, true, keep_count, t);
     snprintf(t->err, sizeof t->err, "%s", cx.err.msg);
     at_ctx_finish(&cx);
     return rc;
+}
+
+static int run(const char *name, struct trial *t)
+{
+    return run_with(name, t, NULL);
 }
 
 static int resume(const char *name, struct trial *t)
@@ -771,27 +778,35 @@ static void a_run_has_one_trainer(void **state)
 /* One connection, one queue and the same workers serve all users.             */
 static void users_share_the_workers(void **state)
 {
-    static const struct { const char *users, *name, *alone; } each[] = {
-        { "users/ann", "plain", NULL }, { "users/bob", "bob", "lora.rank=8" },
+    static const struct { const char *users, *name; } each[] = {
+        { "users/ann", "plain" }, { "users/bob", "bob" },
     };
-    char over[1024];
-    struct trial t = { .over = over, .more = "users=[ann, bob lora.rank=8]" };
+    struct trial alone = { .more = "lora.rank=8" };
     (void)state;
-    nats_over(over, NULL);
     workers(2);
-    if (run("many", &t) < 0)
-        fail_msg("%s", t.err);
-    assert_true(t.count.blocks > 180 && t.count.here == 0);
-    for (size_t i = 0; i < AT_COUNT(each); i++) {
-        struct trial alone = { .more = each[i].alone };
-        char path[64];
-        snprintf(path, sizeof path, "many/%s", each[i].users);
-        if (each[i].alone)
-            assert_int_equal(run(each[i].name, &alone), AT_OK);
-        same_as(each[i].name, path);
-        done(&alone);
+    assert_int_equal(run("bob", &alone), AT_OK);
+    /* By turns, in one pass, and in one with a worker that lies.             */
+    for (int how = 0; how < 3; how++) {
+        char over[1024], name[32], path[64];
+        void (*f)(void) = kill_worker_0;
+        struct trial t = { .over = over, .progress = at_step_3, .self = &f,
+                           .more = "users=[ann, bob lora.rank=8]" };
+        struct evil *e = how == 2 ? start_evil("wrong", 4) : NULL;
+        nats_over(over, how == 2 ? "verify: 1" : NULL);
+        snprintf(name, sizeof name, "many%d", how);
+        if (run_with(name, &t, how ? "batch.users=2" : "batch.users=1") < 0)
+            fail_msg("%s", t.err);
+        assert_true(t.count.blocks > 90);
+        if (e)
+            assert_true(stop_evil(e, NULL) > 0 && t.count.quarantined == 1);
+        for (size_t i = 0; i < AT_COUNT(each); i++) {
+            snprintf(path, sizeof path, "%s/%s", name, each[i].users);
+            same_as(each[i].name, path);
+        }
+        done(&t);
+        workers(2);
     }
-    done(&t);
+    done(&alone);
 }
 
 /* ---- who may what --------------------------------------------------------------------------- */

@@ -33,8 +33,7 @@ bool at_joint_fits(const struct at_job *first, const struct at_job *j)
            j->adapters.a[0]->kind->delta && !(lora && lora->dropout > 0) &&
            b->dropout <= 0 && !b->recompute && a->length == b->length &&
            a->accumulate == b->accumulate && j->ps.n > 0 &&
-           !first->offload == !j->offload &&
-           !(j->offload && j->offload->engine->impl->join);
+           !first->offload == !j->offload;
 }
 
 /* ---- the graph ------------------------------------------------------------------ */
@@ -238,7 +237,6 @@ static void prepare(struct part *p)
 {
     struct at_job *job = p->loop->j;
     p->takes = at_loop_wants_step(p->loop);
-    p->sum = (struct at_eval_sum){ 0 };
     p->rc = AT_OK;
     if (!p->takes)
         return;
@@ -247,17 +245,11 @@ static void prepare(struct part *p)
         p->rc = at_step_count(job->st, p->loop->batch, at_schedule_lr(
                               &job->schedule, job->s.step), job->s.step, &p->r);
     p->takes = p->rc == AT_OK;
-    if (p->takes && job->offload)
-        at_offload_begin(job->offload, job->s.step);
 }
 
 static void conclude(struct part *p)
 {
     struct at_job *job = p->loop->j;
-    int last = AT_OK;
-    if (p->takes && job->offload)
-        last = at_offload_finish(job->offload);
-    p->rc = p->rc < 0 ? p->rc : last;
     if (p->takes && p->rc == AT_OK)
         p->rc = at_step_conclude(job->st, p->loop->batch, job->o, job->s.step,
                                  &p->sum, &p->r);
@@ -265,6 +257,29 @@ static void conclude(struct part *p)
         p->rc = at_loop_conclude(p->loop, p->rc, &p->r);
     if (p->rc == AT_OK)
         p->rc = at_loop_settle(p->loop);
+}
+
+/* The pass over all batches; false: what came back from elsewhere cannot be
+ * relied on, and it is to be made again.                                     */
+static bool run_pass(struct at_joint *j)
+{
+    bool again = false;
+    for (size_t i = 0; i < j->n; i++) {
+        struct at_job *job = j->p[i].loop->j;
+        j->p[i].sum = (struct at_eval_sum){ 0 };
+        if (j->p[i].takes && job->offload)
+            at_offload_begin(job->offload, job->s.step);
+    }
+    for (size_t m = 0; m < j->st->set.accumulate; m++)
+        run_micro(j, m);
+    for (size_t i = 0; i < j->n; i++) {
+        struct part *p = &j->p[i];
+        struct at_offload *away = p->loop->j->offload;
+        int rc = p->takes && away ? at_offload_finish(away) : AT_OK;
+        p->rc = p->rc < 0 ? p->rc : rc;
+        again |= p->takes && away && p->rc == AT_OK && away->again;
+    }
+    return !again;
 }
 
 void at_joint_run(struct at_joint *j, int *rc)
@@ -276,8 +291,8 @@ void at_joint_run(struct at_joint *j, int *rc)
     }
     if (any)
         at_plan_bind_to(j->st->train.plan, j->st->region);
-    for (size_t m = 0; m < j->st->set.accumulate && any; m++)
-        run_micro(j, m);
+    while (any && !run_pass(j))
+        ;
     for (size_t i = 0; i < j->n; i++) {
         conclude(&j->p[i]);
         rc[i] = j->p[i].rc;

@@ -104,9 +104,11 @@ static int start(struct at_ctx *cx, struct at_engine *e)
     return rc;
 }
 
-static void put(struct at_engine *e, struct at_task *t)
+static void put(struct at_engine *e, const struct at_offload *o,
+                struct at_task *t)
 {
     struct local *l = (struct local *)e;
+    (void)o;
     pthread_mutex_lock(&l->lock);
     t->done = false;
     l->queue[l->put++ % l->o->n_slots] = t;
@@ -114,10 +116,12 @@ static void put(struct at_engine *e, struct at_task *t)
     pthread_mutex_unlock(&l->lock);
 }
 
-static int wait_for(struct at_ctx *cx, struct at_engine *e, struct at_task *t)
+static int wait_for(struct at_ctx *cx, struct at_engine *e,
+                    const struct at_offload *o, struct at_task *t)
 {
     struct local *l = (struct local *)e;
     (void)cx;
+    (void)o;
     pthread_mutex_lock(&l->lock);
     while (!t->done)
         pthread_cond_wait(&l->finished, &l->lock);

@@ -27,7 +27,10 @@ static const double gone_s = 4, unheard_s = 5, unsure_s = 2;
 
 enum state { IDLE, UNSENT, SENT, STORED, DONE };
 
+struct side;
+
 struct out {                    /* a slot's block                             */
+    struct side *s;
     struct at_task *t;
     struct at_message m;
     enum state state;
@@ -44,6 +47,7 @@ struct side {                   /* one whom the engine serves: a user's       */
     struct at_work **work;      /* by shape: to check, and for want of workers */
     uint64_t *version;          /* by group: of its weights on the server     */
     struct at_about_group *group;
+    uint64_t now;               /* version of its weights in this step        */
     bool told;                  /* workers know of it                         */
 };
 
@@ -59,7 +63,9 @@ struct nats {
     float *grad;                /* a result; weights of a site                */
     size_t buf_bytes, grad_size;
     struct at_peers peers;
-    uint64_t incarnation, version, attempt, random, reconnects;
+    uint64_t incarnation, version, random, reconnects;
+    uint64_t open_from;         /* version of the first step that is not done */
+    size_t open;                /* steps that are not                         */
     struct at_offload_counts c;
     double progress_s;          /* when a result was believed, or waiting began */
     double started_s, beat_s, retry_s, stop_s;
@@ -69,6 +75,31 @@ struct nats {
 static struct nats *of(struct at_engine *e)
 {
     return (struct nats *)e;
+}
+
+/* What follows is for s.                                                      */
+static void turn_to(struct nats *n, struct side *s)
+{
+    n->s = s;
+    n->o = s->o;
+}
+
+static struct side *side_of(const struct nats *n, const struct at_offload *o)
+{
+    struct side *s = n->sides;
+    while (s && s->o != o)
+        s = s->next;
+    return s;
+}
+
+/* All blocks, one after the other; NULL: that was the last.                   */
+static struct out *each(const struct nats *n, struct out *b)
+{
+    struct side *s = b ? b->s : n->sides;
+    if (b && ++b < s->out + s->o->n_slots)
+        return b;
+    s = b ? s->next : s;
+    return s ? s->out : NULL;
 }
 
 /* ---- building ---------------------------------------------------------------- */
@@ -146,7 +177,7 @@ static struct at_message message_of(const struct nats *n,
                                     enum at_block_kind kind)
 {
     struct at_message m = { .kind = kind, .incarnation = n->incarnation,
-                            .adapter = n->version, .user = n->s->user };
+                            .adapter = n->s->now, .user = n->s->user };
     memcpy(m.run, n->w.run_id, sizeof m.run);
     return m;
 }
@@ -201,23 +232,25 @@ static bool send_weights(struct nats *n, const struct at_offload_group *g)
         ok = publish(n, subject, NULL, n->buf, at_message_bytes(&m));
     }
     if (ok)
-        n->s->version[group] = n->version;
+        n->s->version[group] = n->s->now;
     return ok;
 }
 
-/* Puts a block into the queue, whose answer comes to "ack.SLOT.SENDS.ATTEMPT". */
+/* Puts a block into the queue, whose answer comes to "ack.USER.SLOT.SENDS.VERSION". */
 static void try_send(struct nats *n, struct out *b)
 {
     char subject[AT_WIRE_SUBJECT], reply[AT_WIRE_SUBJECT], tail[64];
     if (n->alone || !at_wire_up(&n->w))
         return;
+    turn_to(n, b->s);
     if ((!n->s->told && !send_about(n)) ||
-        (n->s->version[b->m.site] != n->version &&
+        (n->s->version[b->m.site] != n->s->now &&
          !send_weights(n, b->t->group)))
         return;
     at_message_write(&b->m, b->t->x, b->t->dy, n->buf);
-    snprintf(tail, sizeof tail, "ack.%zu.%d.%llu", (size_t)(b - n->s->out),
-             b->sends + 1, (unsigned long long)n->attempt);
+    snprintf(tail, sizeof tail, "ack.%u.%zu.%d.%llu", n->s->user,
+             (size_t)(b - n->s->out), b->sends + 1,
+             (unsigned long long)n->s->now);
     at_wire_subject(&n->w, subject, "task", NULL);
     at_wire_subject(&n->w, reply, "result", tail);
     if (!publish(n, subject, reply, n->buf, at_message_bytes(&b->m)))
@@ -228,9 +261,9 @@ static void try_send(struct nats *n, struct out *b)
     b->put_s = at_now_s();
 }
 
-static void compute_here(struct nats *n, struct out *b)
+static void compute_here(struct out *b)
 {
-    at_offload_compute(n->s->work, b->t);
+    at_offload_compute(b->s->work, b->t);
     b->state = DONE;
 }
 
@@ -242,12 +275,15 @@ static bool all_finite(const float *x, size_t n)
     return true;
 }
 
-static void put(struct at_engine *e, struct at_task *t)
+static void put(struct at_engine *e, const struct at_offload *o,
+                struct at_task *t)
 {
     struct nats *n = of(e);
     const struct at_offload_group *s = t->group;
-    struct out *b = &n->s->out[t - n->o->slot];
-    *b = (struct out){ .t = t, .state = UNSENT,
+    struct out *b;
+    turn_to(n, side_of(n, o));
+    b = &n->s->out[t - o->slot];
+    *b = (struct out){ .s = n->s, .t = t, .state = UNSENT,
                        .m = message_of(n, AT_BLOCK_TASK) };
     b->m.step = t->step;
     b->m.site = (uint32_t)(s - n->o->group);
@@ -259,7 +295,7 @@ static void put(struct at_engine *e, struct at_task *t)
     b->m.size = (uint32_t)s->size;
     /* No worker's fault: the step will say where it comes from.              */
     if (!all_finite(t->x, t->n * (s->C + s->M)))
-        compute_here(n, b);
+        compute_here(b);
     else
         try_send(n, b);
 }
@@ -276,7 +312,7 @@ static void log_refusal(struct nats *n, struct at_peer *p, const char *why)
 static void quarantine(struct nats *n, struct at_peer *p, const char *why)
 {
     p->quarantined = true;
-    if (p->used == n->attempt)
+    if (n->open && p->used >= n->open_from)
         n->again = true;
     at_log(n->o->cx, AT_LOG_WARN, "worker %s is quarantined: %s%s", p->name, why,
            n->again ? "; what it did in this step is done again" : "");
@@ -314,17 +350,17 @@ static void answer(struct nats *n, natsMsg *m, const char *text)
 
 static struct out *find_by_seq(struct nats *n, uint64_t seq)
 {
-    for (size_t i = 0; i < n->o->n_slots; i++)
-        if (n->s->out[i].state == STORED && n->s->out[i].seq == seq)
-            return &n->s->out[i];
+    for (struct out *b = each(n, NULL); b; b = each(n, b))
+        if (b->state == STORED && b->seq == seq)
+            return b;
     return NULL;
 }
 
 static struct out *find_answered(struct nats *n, const struct at_message *m)
 {
-    for (size_t i = 0; i < n->o->n_slots; i++)
-        if (n->s->out[i].state != IDLE && at_message_answers(m, &n->s->out[i].m))
-            return &n->s->out[i];
+    for (struct out *b = each(n, NULL); b; b = each(n, b))
+        if (b->state != IDLE && at_message_answers(m, &b->m))
+            return b;
     return NULL;
 }
 
@@ -337,6 +373,8 @@ static void take_back(struct nats *n, natsMsg *m)
     if (!read_ack(n, at_wire_header(m, AT_WIRE_ACK), &delivered, &seq))
         return;
     b = find_by_seq(n, seq);
+    if (b)
+        turn_to(n, b->s);
     if (b && strcmp(why, "weights") == 0)
         send_weights(n, b->t->group);
     else if (b && strcmp(why, "about") == 0)
@@ -370,7 +408,7 @@ static bool chosen(struct nats *n)
 static bool check(struct nats *n, struct out *b)
 {
     n->c.checked++;
-    compute_here(n, b);
+    compute_here(b);
     return same(n->grad, b->t->grad, b->t->group->size);
 }
 
@@ -382,7 +420,7 @@ static void believe(struct nats *n, struct at_peer *p, struct out *b,
     b->state = DONE;
     p->blocks++;
     p->bytes += size;
-    p->used = n->attempt;
+    p->used = b->s->now;
     p->latency_s += (took - p->latency_s) / (p->blocks < 32 ? (double)p->blocks
                                                             : 32);
     n->c.blocks++;
@@ -407,7 +445,7 @@ static void refuse(struct nats *n, struct at_peer *p, natsMsg *m)
         return;
     b = find_by_seq(n, seq);
     if (b && ++b->refused >= TRIES) {
-        compute_here(n, b);
+        compute_here(b);
         n->c.here++;
         acknowledge(n, m, "+ACK");
         p->refused -= !all_finite(b->t->grad, b->t->group->size);
@@ -467,16 +505,21 @@ static void take_result(struct nats *n, struct at_peer *p, natsMsg *m)
 /* The server's answer to a block put into the queue.                         */
 static void take_ack(struct nats *n, const char *tail, natsMsg *m)
 {
-    char *end, text[256];
-    unsigned long long slot = strtoull(tail, &end, 10);
-    int sends = *end == '.' ? (int)strtol(end + 1, &end, 10) : 0;
-    uint64_t attempt = *end == '.' ? strtoull(end + 1, NULL, 10) : 0;
+    char text[256];
+    unsigned user;
+    unsigned long long slot, version;
+    int sends;
     size_t size = (size_t)natsMsg_GetDataLength(m);
+    struct side *s = n->sides;
     const char *seq;
     struct out *b;
-    if (slot >= n->o->n_slots || attempt != n->attempt)
+    if (sscanf(tail, "%u.%llu.%d.%llu", &user, &slot, &sends, &version) != 4)
         return;
-    b = &n->s->out[slot];
+    while (s && s->user != user)
+        s = s->next;
+    if (!s || slot >= s->o->n_slots || version != s->now)
+        return;
+    b = &s->out[slot];
     if (b->sends != sends || b->state != SENT)
         return;
     snprintf(text, sizeof text, "%.*s", (int)(size < 255 ? size : 255),
@@ -631,27 +674,26 @@ static void look_at_connection(struct nats *n)
     n->down = false;
     for (struct side *s = n->sides; s && lost; s = s->next)
         s->told = false;
-    for (size_t i = 0; i < n->o->n_groups && lost; i++)
-        n->s->version[i] = 0;
-    for (size_t i = 0; i < n->o->n_slots; i++)
-        if (n->s->out[i].state == SENT || (lost && n->s->out[i].state == STORED))
-            n->s->out[i].state = UNSENT;
+    for (struct side *s = n->sides; s && lost; s = s->next)
+        memset(s->version, 0, s->o->n_groups * sizeof *s->version);
+    for (struct out *b = each(n, NULL); b; b = each(n, b))
+        if (b->state == SENT || (lost && b->state == STORED))
+            b->state = UNSENT;
 }
 
 /* Sends what is not in the queue, or has been there too long.                */
 static void retry(struct nats *n)
 {
     double now = at_now_s();
-    for (size_t i = 0; i < n->o->n_slots; i++) {
-        struct out *b = &n->s->out[i];
+    for (struct out *b = each(n, NULL); b; b = each(n, b)) {
         double old = now - b->put_s;
         double patience = 3 * n->o->set.ack_wait_s *
                           (double)(1u << (b->sends < 6 ? b->sends : 6));
         if ((b->state == SENT && old > unheard_s) ||
             (b->state == STORED && old > patience)) {
             b->state = UNSENT;
-            n->s->version[b->m.site] = 0;
-            n->s->told = false;
+            b->s->version[b->m.site] = 0;
+            b->s->told = false;
         }
         if (b->state == UNSENT)
             try_send(n, b);
@@ -667,9 +709,9 @@ static void become_alone(struct nats *n)
            n->o->set.patience_s, at_peers_count(&n->peers, &quarantined));
     if (at_wire_up(&n->w))
         at_store_purge(&n->w);
-    for (size_t i = 0; i < n->o->n_slots; i++)
-        if (n->s->out[i].state == SENT || n->s->out[i].state == STORED)
-            n->s->out[i].state = UNSENT;
+    for (struct out *b = each(n, NULL); b; b = each(n, b))
+        if (b->state == SENT || b->state == STORED)
+            b->state = UNSENT;
 }
 
 static int lose_patience(struct at_ctx *cx, struct nats *n)
@@ -726,17 +768,18 @@ static void turn(struct nats *n, int64_t ms)
     warn_once(n);
 }
 
-static int wait_for(struct at_ctx *cx, struct at_engine *e, struct at_task *t)
+static int wait_for(struct at_ctx *cx, struct at_engine *e,
+                    const struct at_offload *o, struct at_task *t)
 {
     struct nats *n = of(e);
-    struct out *b = &n->s->out[t - n->o->slot];
+    struct out *b = &side_of(n, o)->out[t - o->slot];
     int rc = AT_OK;
     if (n->progress_s < b->put_s)
         n->progress_s = b->put_s;
     turn(n, 0);
     while (b->state != DONE && rc == AT_OK && !n->failed) {
         if (n->alone || stopping(cx, n)) {
-            compute_here(n, b);
+            compute_here(b);
             n->c.here++;
             break;
         }
@@ -754,19 +797,21 @@ static int wait_for(struct at_ctx *cx, struct at_engine *e, struct at_task *t)
 static void begin(struct at_engine *e, const struct at_offload *o)
 {
     struct nats *n = of(e);
-    n->o = o;
-    for (n->s = n->sides; n->s->o != o; n->s = n->s->next)
-        ;
-    n->version++;
-    n->attempt++;
-    n->again = n->failed = false;
+    turn_to(n, side_of(n, o));
+    n->s->now = ++n->version;
+    if (n->open++ == 0) {
+        n->open_from = n->version;
+        n->again = n->failed = false;
+    }
     n->progress_s = at_now_s();
     turn(n, 0);
 }
 
 static bool settle(struct at_engine *e)
 {
-    return !of(e)->again;
+    struct nats *n = of(e);
+    n->open--;
+    return !n->again;
 }
 
 static void count(const struct at_engine *e, struct at_offload_counts *c)
@@ -828,10 +873,11 @@ static int join(struct at_ctx *cx, struct at_engine *e,
         rc = at_offload_works(o, &cx->run, s->work);
     for (size_t i = 0; i < o->n_shapes && rc == AT_OK; i++)
         rc = at_work_start(s->work[i]);
+    for (size_t i = 0; i < o->n_slots; i++)
+        s->out[i].s = s;
     s->next = n->sides;
     n->sides = s;
-    if (!n->s)
-        n->s = s;
+    turn_to(n, s);
     return rc;
 }
 
@@ -845,8 +891,8 @@ static void part(struct at_engine *e, const struct at_offload *o)
         for (size_t i = 0; i < o->n_shapes; i++)
             at_work_destroy(s->work[i]);
         *at = s->next;
-        if (n->s == s)
-            n->s = NULL;
+        if (n->s == s && n->sides)
+            turn_to(n, n->sides);
         return;
     }
 }

@@ -338,7 +338,7 @@ static int sum_one(struct at_offload *o)
     struct at_task *t = &o->slot[o->summed % o->n_slots];
     const at_real *grad = t->grad;
     double now = at_now_s();
-    int rc = o->engine->impl->wait(o->cx, o->engine, t);
+    int rc = o->engine->impl->wait(o->cx, o->engine, o, t);
     o->wait_s += at_now_s() - now;
     o->summed++;
     for (size_t i = 0; i < t->group->n_sites && rc == AT_OK; i++)
@@ -418,7 +418,7 @@ static int send_group(struct at_offload *o, const struct at_offload_group *g,
                        first + o->rows * (i + 1) / blocks))
             continue;
         o->sent++;
-        o->engine->impl->put(o->engine, t);
+        o->engine->impl->put(o->engine, o, t);
     }
     return rc;
 }

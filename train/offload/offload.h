@@ -88,7 +88,7 @@ struct at_engine_impl {
                   const struct at_offload *o, struct at_engine **e);
     size_t (*bytes)(const struct at_engine *e);
     int (*start)(struct at_ctx *cx, struct at_engine *e);
-    /* Serves one more, a step at a time each; NULL: it serves one.           */
+    /* Serves one more; NULL: it serves one.                                  */
     int (*join)(struct at_ctx *cx, struct at_engine *e,
                 const struct at_offload *o);
     void (*part)(struct at_engine *e, const struct at_offload *o);
@@ -97,12 +97,15 @@ struct at_engine_impl {
     void (*begin)(struct at_engine *e, const struct at_offload *o);
     /* Hands t over; never more than o->n_slots at once.  Whose it is until
      * wait has returned: the engine's.                                       */
-    void (*put)(struct at_engine *e, struct at_task *t);
+    void (*put)(struct at_engine *e, const struct at_offload *o,
+                struct at_task *t);
     /* Until t->grad holds its gradient, or it cannot be had; AT_EINTR: the
      * recipe wants the run stopped for that.                                 */
-    int (*wait)(struct at_ctx *cx, struct at_engine *e, struct at_task *t);
+    int (*wait)(struct at_ctx *cx, struct at_engine *e,
+                const struct at_offload *o, struct at_task *t);
     /* After the last wait of a step, whether all that was waited for can be
-     * relied on; NULL: always.  Where not, the step is taken again.          */
+     * relied on; NULL: always.  Where not, the step is taken again, and with it
+     * all that began before this one was over.                               */
     bool (*settle)(struct at_engine *e);
     void (*count)(const struct at_engine *e, struct at_offload_counts *c);
     void (*destroy)(struct at_engine *e);   /* also after a failed start      */
