@@ -4,6 +4,8 @@
  * its arithmetic.  Worker processes share the machine's cores with the trainer.
  *
  *   bench-offload ATTUNE [steps] [dim]      needs nats-server and openssl
+ *   bench-offload engine ATTUNE [dim]       blocks there and back, and nothing
+ *                                           else: a step's, again and again
  *   bench-offload memory [dim]              what runs need, by their plans     */
 #include "bench/probe.h"
 #include "data/data.h"
@@ -308,6 +310,90 @@ static void speed(const char *attune, size_t steps)
     }
 }
 
+/* ---- the engine alone ----------------------------------------------------------------- */
+
+/* One step leaves x and dy in the taps; these are sent for some seconds.      */
+static void engine_once(const char *adapter, const char *name, const char *over,
+                        const char *how, int workers, double limit)
+{
+    const char *overs[] = { over };
+    struct at_offload_counts a, b;
+    const struct at_batch *batch;
+    struct at_step_result r;
+    struct at_job *j;
+    char yaml[1024];
+    double from, s;
+    struct at_ctx cx;
+    at_ctx_init(&cx);
+    snprintf(yaml, sizeof yaml, text, dir, dir, adapter, (size_t)2, dir);
+    must(&cx, at_job_open(&cx, parse(&cx, yaml, overs, 1), &j));
+    must(&cx, at_job_start(j));
+    must(&cx, at_loader_next(&cx, j->train, &batch));
+    for (int i = 0; i < 2; i++)
+        must(&cx, at_step_run(j->st, &batch, j->o, 1e-4, 1, &r));
+    at_offload_count(j->offload, &a);
+    from = at_now_s();
+    do {
+        at_offload_begin(j->offload, 2);
+        must(&cx, at_offload_send(j->offload, j->st->train.plan->g, 0));
+        must(&cx, at_offload_finish(j->offload));
+        s = at_now_s() - from;
+    } while (s < 3);
+    at_offload_count(j->offload, &b);
+    printf("%-18s %-12s %d | %6.0f blocks/s | %6.3f GB/s (%4.1f %% of "
+           "loopback)\n", name, how, workers,
+           (double)(b.blocks - a.blocks) / s,
+           (double)(b.bytes - a.bytes) / s * 1e-9,
+           100 * (double)(b.bytes - a.bytes) / s * 1e-9 / limit);
+    printf("{\"engine\": \"%s\", \"adapter\": \"%s\", \"workers\": %d, "
+           "\"blocks_s\": %.1f, \"gbs\": %.4f, \"loopback_gbs\": %.3f}\n", how,
+           name, workers, (double)(b.blocks - a.blocks) / s,
+           (double)(b.bytes - a.bytes) / s * 1e-9, limit);
+    fflush(stdout);
+    at_job_close(j);
+    at_ctx_finish(&cx);
+}
+
+static void engine(const char *attune)
+{
+    static const struct { const char *name, *recipe, *more; } kinds[] = {
+        { "lora r=8, qkv o", "lora: {rank: 8}", "" },
+        { "16 rows, r=2, v", "lora: {rank: 2, targets: 'v_proj'}",
+          ", rows: 16" },
+    };
+    struct at_text said = { 0 };
+    double limit = loopback_gbs();
+    char keys[128], over[320];
+    struct at_ctx cx;
+    at_ctx_init(&cx);
+    snprintf(keys, sizeof keys, "%s/keys", dir);
+    must(&cx, at_keys_make(&cx, keys, NULL, 1, &said));
+    at_text_finish(&said);
+    printf("loopback %.2f GB/s one way\n", limit);
+    for (size_t i = 0; i < AT_COUNT(kinds); i++) {
+        snprintf(over, sizeof over, "offload={engine: local, workers: 1%s}",
+                 kinds[i].more);
+        engine_once(kinds[i].recipe, kinds[i].name, over, "local", 1, limit);
+        for (int tls = 0; tls < 2; tls++)
+            for (int w = 1; w <= WORKERS; w *= 2) {
+                pid_t server = start_server(attune, tls), worker[WORKERS];
+                for (int k = 0; k < w; k++)
+                    worker[k] = start_worker(attune, tls);
+                usleep(500000);
+                snprintf(over, sizeof over, "offload={engine: nats, url: "
+                         "'nats://127.0.0.1:%d', verify: 0, window: 64%s%s%s%s}",
+                         PORT, tls ? ", credentials: " : "", tls ? dir : "",
+                         tls ? "/keys/trainer.creds" : "", kinds[i].more);
+                engine_once(kinds[i].recipe, kinds[i].name, over,
+                            tls ? "nats, TLS" : "nats, plain", w, limit);
+                for (int k = 0; k < w; k++)
+                    end(worker[k]);
+                end(server);
+            }
+    }
+    at_ctx_finish(&cx);
+}
+
 /* What a run needs beside the process, and of that for each further user.     */
 static void plan(const char *name, const char *adapter, const char *offload)
 {
@@ -323,10 +409,14 @@ static void plan(const char *name, const char *adapter, const char *offload)
         all += (double)j->memory[i];
     fixed = (double)(j->memory[AT_MEM_FROZEN] + j->memory[AT_MEM_ACTIVATIONS]);
     each = all - fixed;
-    printf("%-34s activations %10s | K=1 %10s | K=8 %10s | K=64 %10s\n", name,
+    printf("%-34s activations %10s | K=1 %10s", name,
            at_bytes_text(a, (double)j->memory[AT_MEM_ACTIVATIONS]),
-           at_bytes_text(b, all), at_bytes_text(c, fixed + 8 * each),
-           at_bytes_text(d, fixed + 64 * each));
+           at_bytes_text(b, all));
+    /* Merged weights are one user's.                                         */
+    if (!j->offload || !j->offload->set.merged)
+        printf(" | K=8 %10s | K=64 %10s", at_bytes_text(c, fixed + 8 * each),
+               at_bytes_text(d, fixed + 64 * each));
+    printf("\n");
     at_job_close(j);
     at_ctx_finish(&cx);
 }
@@ -356,11 +446,13 @@ static void memory(void)
 int main(int argc, char **argv)
 {
     bool plans = argc > 1 && strcmp(argv[1], "memory") == 0;
+    bool alone = argc > 2 && strcmp(argv[1], "engine") == 0;
     size_t steps = argc > 2 && !plans ? (size_t)atoi(argv[2]) : 12;
     const char *dim = plans && argc > 2 ? argv[2] : argc > 3 ? argv[3] : "512";
     char command[64];
     if (argc < 2) {
-        fprintf(stderr, "usage: bench-offload ATTUNE|memory [steps] [dim]\n");
+        fprintf(stderr, "usage: bench-offload ATTUNE [steps] [dim] | engine "
+                "ATTUNE [dim] | memory [dim]\n");
         return 2;
     }
     if (!mkdtemp(dir))
@@ -368,6 +460,8 @@ int main(int argc, char **argv)
     make_world((size_t)atoi(dim));
     if (plans)
         memory();
+    else if (alone)
+        engine(argv[2]);
     else
         speed(argv[1], steps < 4 ? 4 : steps);
     snprintf(command, sizeof command, "rm -rf %s", dir);

@@ -945,6 +945,33 @@ static void revoked_credentials_end_a_worker(void **state)
     done(&t);
 }
 
+/* No server is asked, and nobody's name is taken.                             */
+static void a_step_is_replayed_without_a_server(void **state)
+{
+    char over[1024];
+    struct trial t = { .over = over };
+    const struct at_batch **batch;
+    struct at_metrics_row *row;
+    struct at_step_result r;
+    struct at_job *j;
+    struct at_ctx cx;
+    size_t n;
+    bool torn;
+    (void)state;
+    nats_over(over, NULL);
+    workers(1);
+    undisturbed("replay", &t);
+    reap(&server, SIGKILL);
+    at_ctx_init(&cx);
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir("replay"), &row, &n, &torn));
+    OK(&cx, at_run_replay(&cx, in_dir("replay"), 11, &j, &r, &batch));
+    assert_memory_equal(&row[10].grad_norm, &r.grad_norm, sizeof(double));
+    at_job_close(j);
+    at_ctx_finish(&cx);
+    start_server();
+    done(&t);
+}
+
 static void secrets_stay_where_they_are(void **state)
 {
     char over[1024], command[2048], *user;
@@ -1161,6 +1188,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(strangers_get_nothing),
         cmocka_unit_test(a_worker_hears_only_what_is_its_own),
         cmocka_unit_test(revoked_credentials_end_a_worker),
+        cmocka_unit_test(a_step_is_replayed_without_a_server),
         cmocka_unit_test(secrets_stay_where_they_are),
         cmocka_unit_test(status_shows_who_works),
         cmocka_unit_test(a_cut_link_loses_nothing),

@@ -423,12 +423,18 @@ static int continue_from(struct at_job *j, uint64_t most)
     return rc;
 }
 
-/* Opens a run at its newest state at or before `most`.                       */
+/* Opens a run at its newest state at or before `most`, to look at it: gradients
+ * that it had from other machines are computed here, to the same bits.       */
 static int reopen(struct at_ctx *cx, const char *dir, uint64_t most,
                   struct at_job **j)
 {
+    const char *over[] = { at_sprintf(cx, &cx->run, "run=%s", dir),
+                           "offload.engine=local" };
     struct at_recipe *r;
     int rc = at_loop_recipe(cx, dir, &r);
+    if (rc == AT_OK && strcmp(at_recipe_text(r, "offload.engine"), "nats") == 0)
+        rc = at_recipe_load(cx, &cx->run, at_sprintf(cx, &cx->run,
+                            "%s/recipe.yaml", dir), over, 2, &r);
     if (rc == AT_OK)
         rc = at_job_open(cx, r, j);
     return rc == AT_OK ? continue_from(*j, most) : rc;
