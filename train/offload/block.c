@@ -25,8 +25,19 @@ static uint64_t get(const unsigned char *from, size_t n)
     return v;
 }
 
+/* Whether floats in memory are as they are in messages.                      */
+static bool as_sent(void)
+{
+    const uint32_t one = 1;
+    return *(const unsigned char *)&one == 1;
+}
+
 static unsigned char *put_floats(unsigned char *to, const float *x, size_t n)
 {
+    if (as_sent()) {
+        memcpy(to, x, 4 * n);
+        return to + 4 * n;
+    }
     for (size_t i = 0; i < n; i++, to += 4) {
         uint32_t bits;
         memcpy(&bits, x + i, sizeof bits);
@@ -38,6 +49,10 @@ static unsigned char *put_floats(unsigned char *to, const float *x, size_t n)
 static const unsigned char *get_floats(const unsigned char *from, float *x,
                                        size_t n)
 {
+    if (as_sent()) {
+        memcpy(x, from, 4 * n);
+        return from + 4 * n;
+    }
     for (size_t i = 0; i < n; i++, from += 4) {
         uint32_t bits = (uint32_t)get(from, 4);
         memcpy(x + i, &bits, sizeof bits);
