@@ -6,6 +6,7 @@
  *   bench-offload ATTUNE [steps] [dim]      needs nats-server and openssl
  *   bench-offload engine ATTUNE [dim]       blocks there and back, and nothing
  *                                           else: a step's, again and again
+ *   bench-offload users [dim]               eight users by turns, and in one pass
  *   bench-offload memory [dim]              what runs need, by their plans     */
 #include "bench/probe.h"
 #include "data/data.h"
@@ -396,6 +397,60 @@ static void engine(const char *attune)
     at_ctx_finish(&cx);
 }
 
+/* ---- users ------------------------------------------------------------------------------ */
+
+struct round { double from_s, to_s; size_t n; };
+
+static void count_steps(void *self, const struct at_progress *p)
+{
+    struct round *r = self;
+    if (!p->r || p->job->s.step < 2)
+        return;
+    r->to_s = at_now_s();
+    if (r->n++ == 0)
+        r->from_s = r->to_s;
+}
+
+/* Steps a second of all eight, with so many users in a pass.                  */
+static double users_once(size_t rows, size_t together)
+{
+    struct round r = { 0 };
+    char yaml[1024], a[64], b[64], command[128];
+    const char *over[] = { "users=[a, b, c, d, e, f, g, h]", a, b };
+    struct at_ctx cx;
+    at_ctx_init(&cx);
+    snprintf(a, sizeof a, "batch.rows=%zu", rows);
+    snprintf(b, sizeof b, "batch.users=%zu", together);
+    snprintf(yaml, sizeof yaml, text, dir, dir, "lora: {rank: 8}", (size_t)6,
+             dir);
+    must(&cx, at_run_train(&cx, parse(&cx, yaml, over, 3), true, count_steps,
+                           &r));
+    at_ctx_finish(&cx);
+    snprintf(command, sizeof command, "rm -rf %s/run", dir);
+    if (system(command) != 0)
+        exit(1);
+    return (double)(r.n - 1) / (r.to_s - r.from_s);
+}
+
+static void users(void)
+{
+    for (size_t rows = 1; rows <= 8; rows *= 2) {
+        double turns[3], pass[3];
+        for (int k = 0; k < 3; k++) {
+            turns[k] = users_once(rows, 1);
+            pass[k] = users_once(rows, 8);
+        }
+        qsort(turns, 3, sizeof *turns, by_size);
+        qsort(pass, 3, sizeof *pass, by_size);
+        printf("8 users, %zu x 64 tokens each: by turns %7.2f steps/s, in one "
+               "pass %7.2f (%.2f)\n", rows, turns[1], pass[1],
+               pass[1] / turns[1]);
+        printf("{\"users\": 8, \"rows\": %zu, \"turns\": %.3f, \"pass\": "
+               "%.3f}\n", rows, turns[1], pass[1]);
+        fflush(stdout);
+    }
+}
+
 /* What a run needs beside the process, and of that for each further user.     */
 static void plan(const char *name, const char *adapter, const char *offload)
 {
@@ -447,20 +502,23 @@ static void memory(void)
 
 int main(int argc, char **argv)
 {
-    bool plans = argc > 1 && strcmp(argv[1], "memory") == 0;
+    bool many = argc > 1 && strcmp(argv[1], "users") == 0;
+    bool plans = many || (argc > 1 && strcmp(argv[1], "memory") == 0);
     bool alone = argc > 2 && strcmp(argv[1], "engine") == 0;
     size_t steps = argc > 2 && !plans ? (size_t)atoi(argv[2]) : 12;
     const char *dim = plans && argc > 2 ? argv[2] : argc > 3 ? argv[3] : "512";
     char command[64];
     if (argc < 2) {
         fprintf(stderr, "usage: bench-offload ATTUNE [steps] [dim] | engine "
-                "ATTUNE [dim] | memory [dim]\n");
+                "ATTUNE [dim] | users [dim] | memory [dim]\n");
         return 2;
     }
     if (!mkdtemp(dir))
         return 1;
     make_world((size_t)atoi(dim));
-    if (plans)
+    if (many)
+        users();
+    else if (plans)
         memory();
     else if (alone)
         engine(argv[2]);
