@@ -278,6 +278,10 @@ const struct at_key at_keys[] = {
     { "offload.name", TEXT(TEXT, ""), .with = "offload.engine=nats",
       .help = "The run's name on the server; by default that of the "
               "credentials, or attune." },
+    { "offload.numbers", CHOICE("float32|bfloat16", "float32"),
+      .with = "offload.engine=nats", .also = "wire_dtype",
+      .help = "How inputs and gradients travel; bfloat16 is half the bytes, and "
+              "no longer the bits of training without offload." },
     { "offload.window", INT(1, 4096, "32"), .with = "offload.engine=nats",
       .unit = "blocks",
       .help = "Most blocks on their way at once." },

@@ -118,6 +118,37 @@ static void what_does_not_belong_is_refused(void **state)
     refused(w, AT_BLOCK_HEADER - 1, &task, "shorter");
 }
 
+/* Half the bytes; rounded to the nearest, ties to even.                       */
+static void rows_travel_in_half_the_bytes(void **state)
+{
+    static const struct { float from, to; } round[] = {
+        { 1, 1 }, { 1.00390625f, 1 }, { 1.01171875f, 1.015625f },
+        { -1.005f, -1.0078125f }, { 0, 0 }, { 3.4e38f, INFINITY },
+    };
+    struct world *w = *state;
+    struct at_message m = task, got;
+    float x[ROWS * C], dy[ROWS * M];
+    size_t n;
+    for (size_t i = 0; i < AT_COUNT(round); i++) {
+        float v = round[i].from;
+        at_message_round(&v, 1);
+        assert_true(v == round[i].to);
+    }
+    at_message_round(w->x, ROWS * C);
+    at_message_round(w->dy, ROWS * M);
+    m.half = true;
+    n = at_message_bytes(&m);
+    assert_int_equal(n, AT_BLOCK_HEADER + 2 * ROWS * (C + M));
+    at_message_write(&m, w->x, w->dy, w->message);
+    OK(&w->cx, at_message_read(&w->cx, w->message, n, &task, &got));
+    assert_true(got.half);
+    at_message_get(&got, w->message, x, dy);
+    assert_memory_equal(x, w->x, sizeof x);
+    assert_memory_equal(dy, w->dy, sizeof dy);
+    m.kind = AT_BLOCK_RESULT;
+    assert_int_equal(at_message_bytes(&m), 0);
+}
+
 static unsigned char big[AT_BLOCK_MAX + 1];
 
 static void shapes_are_bounded(void **state)
@@ -231,6 +262,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(any_cut_or_flipped_bit_is_refused,
                                         open_world, close_world),
         cmocka_unit_test_setup_teardown(what_does_not_belong_is_refused,
+                                        open_world, close_world),
+        cmocka_unit_test_setup_teardown(rows_travel_in_half_the_bytes,
                                         open_world, close_world),
         cmocka_unit_test_setup_teardown(shapes_are_bounded, open_world,
                                         close_world),

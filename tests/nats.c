@@ -809,6 +809,31 @@ static void users_share_the_workers(void **state)
     done(&alone);
 }
 
+/* Rounded for all: whoever computes a block, the bits are the same.           */
+static void bfloat16_halves_the_bytes(void **state)
+{
+    char over[1024], alone[1024];
+    void (*f)(void) = kill_worker_0;
+    struct trial full = { .over = over };
+    struct trial t = { .over = over, .progress = at_step_3, .self = &f };
+    struct trial a = { .over = alone };
+    (void)state;
+    workers(2);
+    nats_over(over, NULL);
+    undisturbed("full", &full);
+    nats_over(over, "numbers: bfloat16");
+    assert_int_equal(run("half", &t), AT_OK);
+    assert_true((double)t.count.bytes < 0.75 * (double)full.count.bytes);
+    workers(0);
+    nats_over(alone, "numbers: bfloat16, patience_s: 0.3");
+    assert_int_equal(run("half-alone", &a), AT_OK);
+    assert_true(a.count.here > 80);
+    same_as("half", "half-alone");
+    done(&full);
+    done(&t);
+    done(&a);
+}
+
 /* ---- who may what --------------------------------------------------------------------------- */
 
 static int work_as(const char *where, const char *credentials, const char *name,
@@ -1185,6 +1210,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_killed_trainer_goes_on_to_the_same_bits),
         cmocka_unit_test(a_run_has_one_trainer),
         cmocka_unit_test(users_share_the_workers),
+        cmocka_unit_test(bfloat16_halves_the_bytes),
         cmocka_unit_test(strangers_get_nothing),
         cmocka_unit_test(a_worker_hears_only_what_is_its_own),
         cmocka_unit_test(revoked_credentials_end_a_worker),

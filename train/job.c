@@ -242,6 +242,8 @@ static int open_offload(struct at_job *j)
         .patience_s = at_recipe_real(j->r, "offload.patience_s"),
         .verify = at_recipe_real(j->r, "offload.verify"),
         .stop = strcmp(at_recipe_text(j->r, "offload.without"), "stop") == 0,
+        .half = strcmp(at_recipe_text(j->r, "offload.numbers"),
+                       "bfloat16") == 0,
     };
     size_t N = size_of(j, "batch.rows") * size_of(j, "batch.length");
     act_on(j, "offload.engine");

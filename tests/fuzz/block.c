@@ -33,11 +33,11 @@ static void mend(unsigned char *m, size_t n)
 static void write_back(struct at_ctx *cx, const struct at_message *m,
                        const unsigned char *from, size_t n)
 {
-    size_t count = (n - AT_BLOCK_HEADER) / sizeof(float);
+    size_t count = (n - AT_BLOCK_HEADER) / (m->half ? 2 : sizeof(float));
     bool task = m->kind == AT_BLOCK_TASK;
     size_t first = task ? (size_t)m->rows * m->C : count;
     unsigned char *again = malloc(n);
-    float *x = malloc(n);
+    float *x = malloc(2 * n);
     require(again && x && at_message_bytes(m) == n, "a length", cx);
     at_message_get(m, from, x, task ? x + first : NULL);
     at_message_write(m, x, task ? x + first : NULL, again);

@@ -1,6 +1,8 @@
 /* Messages: written, checked, read. */
 #include "train/offload/block.h"
 
+#include "data/safetensors.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -60,6 +62,33 @@ static const unsigned char *get_floats(const unsigned char *from, float *x,
     return from;
 }
 
+void at_message_round(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = at_bf16_to_f32(at_f32_to_bf16(x[i]));
+}
+
+static unsigned char *put_halves(unsigned char *to, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++, to += 2) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        to[0] = (unsigned char)(bits >> 16);
+        to[1] = (unsigned char)(bits >> 24);
+    }
+    return to;
+}
+
+static const unsigned char *get_halves(const unsigned char *from, float *x,
+                                       size_t n)
+{
+    for (size_t i = 0; i < n; i++, from += 2) {
+        uint32_t bits = (uint32_t)from[0] << 16 | (uint32_t)from[1] << 24;
+        memcpy(x + i, &bits, sizeof bits);
+    }
+    return from;
+}
+
 /* ---- header ---------------------------------------------------------------------- */
 
 /* The fields behind the run, in their order.                                 */
@@ -91,7 +120,9 @@ size_t at_message_bytes(const struct at_message *m)
     if (m->rows < 1 || m->C < 1 || m->M < 1 || m->size < 1 || m->rows > MOST ||
         m->C > MOST || m->M > MOST || m->size > MOST || m->block >= m->of)
         return 0;
-    n = AT_BLOCK_HEADER + 4 * numbers(m);
+    if (m->half && m->kind != AT_BLOCK_TASK)
+        return 0;
+    n = AT_BLOCK_HEADER + (m->half ? 2u : 4u) * numbers(m);
     return n <= AT_BLOCK_MAX ? n : 0;
 }
 
@@ -118,14 +149,17 @@ void at_message_write(const struct at_message *m, const float *x,
     memcpy(to, magic, sizeof magic);
     put(to + 8, AT_BLOCK_VERSION, 2);
     to[KIND] = (unsigned char)m->kind;
-    to[KIND + 1] = 1;
+    to[KIND + 1] = m->half ? 2 : 1;
     put(to + 12, AT_BLOCK_HEADER, 4);
     put(to + LENGTH, n, 8);
     memcpy(to + RUN, m->run, sizeof m->run);
     values_of(m, v);
     for (size_t i = 0; i < FIELDS; i++)
         put(to + fields[i].at, v[i], fields[i].n);
-    if (m->kind != AT_BLOCK_TASK) {
+    if (m->half) {
+        at = put_halves(at, x, (size_t)m->rows * m->C);
+        put_halves(at, dy, (size_t)m->rows * m->M);
+    } else if (m->kind != AT_BLOCK_TASK) {
         put_floats(at, x, m->size);
     } else {
         at = put_floats(at, x, (size_t)m->rows * m->C);
@@ -155,8 +189,8 @@ static int check_head(struct at_ctx *cx, const unsigned char *from, size_t n)
                  "format %d", (unsigned)get(from + 8, 2), AT_BLOCK_VERSION);
         return bad(cx, what);
     }
-    if (from[KIND + 1] != 1)
-        return bad(cx, "its numbers are not float32");
+    if (from[KIND + 1] != 1 && from[KIND + 1] != 2)
+        return bad(cx, "its numbers are neither float32 nor bfloat16");
     if (get(from + 12, 4) != AT_BLOCK_HEADER || get(from + LENGTH, 8) != n)
         return bad(cx, "its length is not the one it states");
     return AT_OK;
@@ -184,7 +218,7 @@ static void read_fields(const unsigned char *from, struct at_message *m)
         .step = v[1], .adapter = v[2], .site = (uint32_t)v[3],
         .user = (uint32_t)v[4], .block = (uint32_t)v[5], .of = (uint32_t)v[6],
         .rows = (uint32_t)v[7], .C = (uint32_t)v[8], .M = (uint32_t)v[9],
-        .size = (uint32_t)v[10],
+        .size = (uint32_t)v[10], .half = from[KIND + 1] == 2,
     };
     memcpy(m->run, from + RUN, sizeof m->run);
 }
@@ -237,6 +271,11 @@ void at_message_get(const struct at_message *m, const unsigned char *from,
     const unsigned char *at = from + AT_BLOCK_HEADER;
     if (m->kind != AT_BLOCK_TASK) {
         get_floats(at, x, m->size);
+        return;
+    }
+    if (m->half) {
+        at = get_halves(at, x, (size_t)m->rows * m->C);
+        get_halves(at, dy, (size_t)m->rows * m->M);
         return;
     }
     at = get_floats(at, x, (size_t)m->rows * m->C);

@@ -1,8 +1,10 @@
 /* Blocks as messages: rows of a site going to a worker, the weights of its
- * adapter, and the adapter's gradient coming back.  A message is whole in itself and trusted in nothing:
- * lengths and shapes are checked before use, and a checksum covers all of it.
+ * adapter, and the adapter's gradient coming back.  A message is whole in itself
+ * and trusted in nothing: lengths and shapes are checked before use, and a
+ * checksum covers all of it.
  *
- *     0  magic "ATBLOCK\n"         8  u16 version, u8 kind, u8 type (1: f32)
+ *     0  magic "ATBLOCK\n"         8  u16 version, u8 kind, u8 type (1: f32;
+ *                                     2, of tasks: bf16)
  *    12  u32 bytes of the header  16  u64 bytes of the message
  *    24  run [16]                 40  u64 incarnation
  *    48  u64 step                 56  u64 version of the adapter
@@ -13,8 +15,8 @@
  *                                     weights: [size], a part of a site's
  *
  * Sites that share their input are one here: M and size are sums, dy and grad
- * go site after site.  All little-endian.  The checksum finds damage, not a forger: who may send is
- * the transport's to say.                                                    */
+ * go site after site.  All little-endian.  The checksum finds damage, not a
+ * forger: who may send is the transport's to say.                            */
 #ifndef AT_BLOCK_H
 #define AT_BLOCK_H
 
@@ -31,12 +33,15 @@ struct at_message {
     uint64_t step, adapter;     /* adapter: version of its weights            */
     uint32_t site, user, block, of;
     uint32_t rows, C, M, size;  /* size: numbers of the gradient              */
+    bool half;                  /* a task's numbers travel as bfloat16        */
 };
 
 /* Bytes of the message; 0: its shape is not one (or above AT_BLOCK_MAX).     */
 size_t at_message_bytes(const struct at_message *m);
-/* Writes a message of at_message_bytes: a task of x and dy, or else x alone (dy
- * NULL).                                                                     */
+/* Rounds numbers to what bfloat16 holds, to the nearest, ties to even.       */
+void at_message_round(float *x, size_t n);
+/* Writes a message of at_message_bytes: a task of x and dy, which are rounded if
+ * they travel as bfloat16, or else x alone (dy NULL).                                                                     */
 void at_message_write(const struct at_message *m, const float *x,
                       const float *dy, unsigned char *to);
 /* Reads a header and checks the whole message: AT_EFORMAT where it is damaged,

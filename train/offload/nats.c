@@ -49,7 +49,8 @@ static int measure(struct at_ctx *cx, const struct at_offload *o,
     for (size_t i = 0; i < o->n_groups; i++) {
         const struct at_offload_group *s = &o->group[i];
         size_t most = (AT_BLOCK_MAX - AT_BLOCK_HEADER) / 4;
-        size_t size = AT_BLOCK_HEADER + 4 * o->set.rows * (s->C + s->M);
+        size_t size = AT_BLOCK_HEADER + (o->set.half ? 2u : 4u) *
+                      o->set.rows * (s->C + s->M);
         if (s->size > most)
             return at_fail(cx, AT_EINVAL, "%s: its adapter has %zu numbers, and "
                            "a gradient travels in one message of at most %zu: "
@@ -95,6 +96,9 @@ static void put(struct at_engine *e, const struct at_offload *o,
     b->m.C = (uint32_t)s->C;
     b->m.M = (uint32_t)s->M;
     b->m.size = (uint32_t)s->size;
+    b->m.half = o->set.half;
+    if (o->set.half)            /* here too: whoever computes has the same    */
+        at_message_round(t->x, t->n * (s->C + s->M));
     /* No worker's fault: the step will say where it comes from.              */
     if (!at_nats_finite(t->x, t->n * (s->C + s->M)))
         at_nats_compute_here(b);

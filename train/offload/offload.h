@@ -30,6 +30,7 @@ struct at_offload_settings {
     /* Of engine nats.                                                        */
     const char *url, *credentials, *name;
     double ack_wait_s, patience_s, verify;
+    bool half;                  /* rows travel as bfloat16                    */
     bool stop;                  /* without workers, instead of computing here */
     struct at_offload *share;   /* whose engine is used, if it can be         */
 };

@@ -422,6 +422,7 @@ static int send_result(struct worker *w, const char *ack,
     struct held *h = free_place(w);
     int times = 1, rc;
     m.kind = AT_BLOCK_RESULT;
+    m.half = false;
     rc = at_grow(w->cx, &h->data, &h->cap, at_message_bytes(&m), 1);
     if (rc < 0)
         return rc;
