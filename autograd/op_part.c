@@ -60,7 +60,7 @@ static void part_bwd_run(const struct at_run *r, const struct at_node *n)
 
 /* in: y [N,M], whose rows make room, and the rows [count,M] that take it.  Only
  * these are given a gradient: y's own must reach it otherwise.  In a chain of
- * puts each passes the whole gradient on, of which the next takes its rows.   */
+ * puts each passes the whole gradient on, of which the next takes its rows.  */
 static int put_shape(struct at_ctx *cx, struct at_node *n)
 {
     const struct at_shape *y = &n->in[0]->shape, *rows = &n->in[1]->shape;
@@ -86,7 +86,8 @@ static int put_grad(struct at_grads *d, struct at_node *n)
     struct at_attr a = n->attr;
     int rc = n->attr.i[CHAIN] ? at_give(d, n->in[0], n->out[0]->grad) : AT_OK;
     a.i[COUNT] = (int64_t)n->in[1]->shape.d[0];
-    return rc < 0 ? rc : at_give_node(d, AT_OP_PART, &n->out[0]->grad, 1, a, &n->in[1], 1);
+    return rc < 0 ? rc : at_give_node(d, AT_OP_PART, &n->out[0]->grad, 1, a,
+                                      &n->in[1], 1);
 }
 
 struct at_val *at_part(struct at_graph *g, struct at_val *x, size_t from,

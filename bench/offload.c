@@ -7,7 +7,7 @@
  *   bench-offload engine ATTUNE [dim]       blocks there and back, and nothing
  *                                           else: a step's, again and again
  *   bench-offload users [dim]               eight users by turns, and in one pass
- *   bench-offload memory [dim]              what runs need, by their plans     */
+ *   bench-offload memory [dim]              what runs need, by their plans   */
 #include "bench/probe.h"
 #include "data/data.h"
 #include "train/offload/keys.h"
@@ -315,7 +315,7 @@ static void speed(const char *attune, size_t steps)
 
 /* ---- the engine alone ----------------------------------------------------------------- */
 
-/* One step leaves x and dy in the taps; these are sent for some seconds.      */
+/* One step leaves x and dy in the taps; these are sent for some seconds.     */
 static void engine_once(const char *adapter, const char *name, const char *over,
                         const char *how, int workers, double limit)
 {
@@ -411,7 +411,7 @@ static void count_steps(void *self, const struct at_progress *p)
         r->from_s = r->to_s;
 }
 
-/* Steps a second of all eight, with so many users in a pass.                  */
+/* Steps a second of all eight, with so many users in a pass.                 */
 static double users_once(size_t rows, size_t together)
 {
     struct round r = { 0 };
@@ -451,7 +451,7 @@ static void users(void)
     }
 }
 
-/* What a run needs beside the process, and of that for each further user.     */
+/* What a run needs beside the process, and of that for each further user.    */
 static void plan(const char *name, const char *adapter, const char *offload)
 {
     const char *over[] = { offload };

@@ -1,5 +1,5 @@
 /* Blocks as messages: what is written is read, what is not one is refused, and a
- * worker that saw nothing but messages gives the gradient's bits.             */
+ * worker that saw nothing but messages gives the gradient's bits.            */
 #include "tests/test.h"
 
 #include "train/adapters/lora.h"
@@ -100,7 +100,7 @@ static void any_cut_or_flipped_bit_is_refused(void **state)
     OK(&w->cx, read_it(w, w->n, &task));
 }
 
-/* The same with a checksum that fits: only the meaning is wrong.              */
+/* The same with a checksum that fits: only the meaning is wrong.             */
 static void what_does_not_belong_is_refused(void **state)
 {
     struct world *w = *state;
@@ -118,7 +118,7 @@ static void what_does_not_belong_is_refused(void **state)
     refused(w, AT_BLOCK_HEADER - 1, &task, "shorter");
 }
 
-/* Half the bytes; rounded to the nearest, ties to even.                       */
+/* Half the bytes; rounded to the nearest, ties to even.                      */
 static void rows_travel_in_half_the_bytes(void **state)
 {
     static const struct { float from, to; } round[] = {
@@ -208,7 +208,7 @@ static void an_answer_is_known_by_all_of_its_task(void **state)
 }
 
 /* dy used as it came: even where it is tiny beside the output, float32 gives
- * the gradient (rank 2, s = 1) that float64 does.                             */
+ * the gradient (rank 2, s = 1) that float64 does.                            */
 static void a_worker_of_messages_gives_the_gradient(void **state)
 {
     static const struct at_lora_settings set = { R, R, 0, "proj" };

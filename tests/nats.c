@@ -130,7 +130,7 @@ struct evil {
     char creds[512], err[4096];
 };
 
-/* A result read, changed, and written anew with a right checksum.             */
+/* A result read, changed, and written anew with a right checksum.            */
 static void rewrite(struct evil *e, unsigned char *data, size_t *n)
 {
     struct at_message want = { .kind = AT_BLOCK_RESULT }, m;
@@ -209,7 +209,7 @@ static struct evil *start_evil(const char *mode, int which)
     return e;
 }
 
-/* How many results it has bent.                                               */
+/* How many results it has bent.                                              */
 static int stop_evil(struct evil *e, char err[4096])
 {
     int done;
@@ -225,7 +225,7 @@ static int stop_evil(struct evil *e, char err[4096])
 
 /* ---- runs ------------------------------------------------------------------------- */
 
-/* 448 rows a batch: two blocks a site.                                        */
+/* 448 rows a batch: two blocks a site.                                       */
 static const char text[] =
     "seed: 3\nthreads: 1\nmodel: {path: %s/base}\n"
     "data: {path: %s/data.h5}\nbatch: {rows: 7, length: 64, accumulate: 2}\n"
@@ -333,7 +333,7 @@ static void done(struct trial *t)
     free(t->log.s);
 }
 
-/* Runs by `over` and compares with training without offload.                  */
+/* Runs by `over` and compares with training without offload.                 */
 static void undisturbed(const char *name, struct trial *t)
 {
     int rc = run(name, t);
@@ -459,7 +459,7 @@ static void a_killed_worker_loses_nothing(void **state)
     done(&t);
 }
 
-/* Ctrl-C gives back what is not done: nobody waits for the ack-wait.          */
+/* Ctrl-C gives back what is not done: nobody waits for the ack-wait.         */
 static void leave_worker_0(void)
 {
     int status = reap(&worker[0], SIGINT);
@@ -500,7 +500,7 @@ static void a_killed_server_loses_nothing(void **state)
     done(&t);
 }
 
-/* Its store too: queue and weights are made anew.                             */
+/* Its store too: queue and weights are made anew.                            */
 static void empty_server(void)
 {
     char command[600];
@@ -594,7 +594,7 @@ static void wrong_numbers_are_found_and_their_worker_shunned(void **state)
     }
 }
 
-/* It takes blocks and never answers.                                          */
+/* It takes blocks and never answers.                                         */
 static void a_silent_worker_only_costs_time(void **state)
 {
     void (*f)(void) = nothing;
@@ -775,7 +775,7 @@ static void a_run_has_one_trainer(void **state)
     done(&other);
 }
 
-/* One connection, one queue and the same workers serve all users.             */
+/* One connection, one queue and the same workers serve all users.            */
 static void users_share_the_workers(void **state)
 {
     static const struct { const char *users, *name; } each[] = {
@@ -809,7 +809,7 @@ static void users_share_the_workers(void **state)
     done(&alone);
 }
 
-/* Rounded for all: whoever computes a block, the bits are the same.           */
+/* Rounded for all: whoever computes a block, the bits are the same.          */
 static void bfloat16_halves_the_bytes(void **state)
 {
     char over[1024], alone[1024];
@@ -896,7 +896,7 @@ static void strangers_get_nothing(void **state)
     at_ctx_finish(&cx);
 }
 
-/* With a worker's credentials, by hand: what it may not hear, it does not.    */
+/* With a worker's credentials, by hand: what it may not hear, it does not.   */
 static void a_worker_hears_only_what_is_its_own(void **state)
 {
     static const char *const ears[] = { "attune.attune.>", ">", "_ATTUNE.>",
@@ -970,7 +970,7 @@ static void revoked_credentials_end_a_worker(void **state)
     done(&t);
 }
 
-/* No server is asked, and nobody's name is taken.                             */
+/* No server is asked, and nobody's name is taken.                            */
 static void a_step_is_replayed_without_a_server(void **state)
 {
     char over[1024];
@@ -1155,7 +1155,7 @@ static void *make_mischief(void *self)
 }
 
 /* Runs follow each other until there were enough kills; every one has the bits
- * of the undisturbed run.                                                      */
+ * of the undisturbed run.                                                    */
 static void whatever_is_killed_the_bits_are_the_same(void **state)
 {
     const char *asked = getenv("AT_OFFLOAD_KILLS");

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-/* The newest checkpoints: parameters and the optimizer's state, to the bit.   */
+/* The newest checkpoints: parameters and the optimizer's state, to the bit.  */
 static inline void same_states(const char *a, const char *b)
 {
     struct at_ctx cx;
@@ -42,7 +42,7 @@ static inline void same_states(const char *a, const char *b)
     at_ctx_finish(&cx);
 }
 
-/* All that does not depend on the machine's hour.                             */
+/* All that does not depend on the machine's hour.                            */
 static inline void same_metrics(const char *a, const char *b)
 {
     struct at_ctx cx;

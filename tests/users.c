@@ -1,5 +1,5 @@
 /* Many users of one model: each gets the bits of a run of its own, whoever comes
- * or goes.                                                                    */
+ * or goes.                                                                   */
 #include "tests/runs.h"
 #include "tests/world.h"
 
@@ -29,7 +29,7 @@ static const char text[] =
     "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4, batches: 2}\n"
     "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
 
-/* What differs between users: rank, kind of data order, rate, size, length.   */
+/* What differs between users: rank, kind of data order, rate, size, length.  */
 static const struct { const char *name, *over[3]; } people[] = {
     { "ann", { NULL } },
     { "bob", { "lora.rank=8", "optim.lr=2e-2", NULL } },
@@ -153,7 +153,7 @@ static void stopped_and_resumed_is_undisturbed(void **state)
     assert_int_equal(resume("parts"), AT_OK);   /* finished: nothing more     */
 }
 
-/* At step 5 joe comes and bob goes: ann, eve and joe are as they were.         */
+/* At step 5 joe comes and bob goes: ann, eve and joe are as they were.       */
 static void change(void *self, const struct at_progress *p)
 {
     struct event *e = self;
@@ -229,7 +229,7 @@ static void a_user_is_exported_alone(void **state)
     at_ctx_finish(&cx);
 }
 
-/* The model's weights are there once.                                          */
+/* The model's weights are there once.                                        */
 static void what_they_share_they_share(void **state)
 {
     struct at_recipe *r;
@@ -279,7 +279,7 @@ static void what_users_cannot_be_is_refused(void **state)
     }
 }
 
-/* One whose data is gone does not stop the others.                             */
+/* One whose data is gone does not stop the others.                           */
 static void one_who_fails_fails_alone(void **state)
 {
     const char *over[] = { "users=[ann, lou data.path=/nowhere.h5]", NULL };

@@ -76,7 +76,7 @@ static struct at_val *rows_of(struct at_graph *g, const struct part *p,
     return rows;
 }
 
-/* All rows of y pass through a part, so that y's gradient reaches it.         */
+/* All rows of y pass through a part, so that y's gradient reaches it.        */
 static struct at_val *around(struct at_graph *g, void *self, const char *site,
                              at_fn *f, const void *f_self, struct at_val *x)
 {

@@ -341,7 +341,7 @@ static size_t gather(struct users *all, size_t from, struct at_loop **loop)
     return n;
 }
 
-/* Settles who shares a pass with whom.                                        */
+/* Settles who shares a pass with whom.                                       */
 static int meet(struct users *all)
 {
     struct at_loop **loop;
@@ -428,9 +428,9 @@ static int take_turns(struct users *all)
 static int open_users(struct at_ctx *cx, struct at_recipe *r,
                       at_progress_fn *progress, void *self, struct users *all)
 {
-    *all = (struct users){ .cx = cx, .r = r,
-        .together = (size_t)at_recipe_int(r, "batch.users"), .progress = progress, .self = self,
-                           .dir = at_recipe_text(r, "run") };
+    *all = (struct users){ .cx = cx, .r = r, .progress = progress, .self = self,
+        .together = (size_t)at_recipe_int(r, "batch.users"),
+        .dir = at_recipe_text(r, "run") };
     all->u = at_alloc_n(cx, &cx->run, MOST, sizeof *all->u);
     return all->u ? AT_OK : AT_ENOMEM;
 }

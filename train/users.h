@@ -15,9 +15,9 @@ int at_users_train(struct at_ctx *cx, struct at_recipe *r,
                    at_progress_fn *progress, void *self);
 int at_users_resume(struct at_ctx *cx, struct at_recipe *r,
                     at_progress_fn *progress, void *self);
-/* line: "NAME key=value ..."; the trainer takes it up, or the next one will.  */
+/* line: "NAME key=value ..."; the trainer takes it up, or the next one will. */
 int at_users_add(struct at_ctx *cx, const char *dir, const char *line);
-/* Its directory stays.                                                        */
+/* Its directory stays.                                                       */
 int at_users_remove(struct at_ctx *cx, const char *dir, const char *name);
 
 struct at_user_row {
@@ -28,7 +28,7 @@ struct at_user_row {
     double busy_s;              /* of training, its own steps alone           */
 };
 
-/* Rows in cx->run.                                                            */
+/* Rows in cx->run.                                                           */
 int at_users_list(struct at_ctx *cx, const char *dir, struct at_user_row **rows,
                   size_t *n);
 

@@ -41,12 +41,12 @@ size_t at_message_bytes(const struct at_message *m);
 /* Rounds numbers to what bfloat16 holds, to the nearest, ties to even.       */
 void at_message_round(float *x, size_t n);
 /* Writes a message of at_message_bytes: a task of x and dy, which are rounded if
- * they travel as bfloat16, or else x alone (dy NULL).                                                                     */
+ * they travel as bfloat16, or else x alone (dy NULL).                        */
 void at_message_write(const struct at_message *m, const float *x,
                       const float *dy, unsigned char *to);
 /* Reads a header and checks the whole message: AT_EFORMAT where it is damaged,
  * of another version or kind, or not a task and with a number that is not
- * finite; AT_ENOENT where it is of another run or incarnation than `want`'s.  */
+ * finite; AT_ENOENT where it is of another run or incarnation than `want`'s. */
 int at_message_read(struct at_ctx *cx, const unsigned char *from, size_t n,
                     const struct at_message *want, struct at_message *m);
 /* The numbers of a message that was read: x, and a task's dy.                */

@@ -185,7 +185,7 @@ static int write_server(const struct folder *f)
 }
 
 /* The rights of a trainer, and of a worker U of run R: it may ask for blocks,
- * read weights, and speak under its own name; it hears only its own inbox.    */
+ * read weights, and speak under its own name; it hears only its own inbox.   */
 static void add_rights(struct at_text *t, bool trainer, const char *r,
                        const char *u)
 {

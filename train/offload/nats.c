@@ -281,7 +281,7 @@ static void count(const struct at_engine *e, struct at_offload_counts *c)
 
 /* ---- beginning and end ----------------------------------------------------------- */
 
-/* The buffers hold what any message may.                                      */
+/* The buffers hold what any message may.                                     */
 static int take_memory(struct at_ctx *cx, struct nats *n)
 {
     n->buf_bytes = AT_BLOCK_MAX;
@@ -472,6 +472,7 @@ static void destroy(struct at_engine *e)
 
 const struct at_engine_impl at_engine_nats = {
     .name = "nats", .create = create, .bytes = bytes, .start = start,
-    .join = join, .part = part, .begin = begin, .put = put, .wait = wait_for, .settle = settle,
+    .join = join, .part = part, .begin = begin, .put = put, .wait = wait_for,
+    .settle = settle,
     .count = count, .destroy = destroy,
 };

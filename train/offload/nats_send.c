@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* What follows is for s.                                                      */
+/* What follows is for s.                                                     */
 void at_nats_turn_to(struct nats *n, struct side *s)
 {
     n->s = s;
@@ -19,7 +19,7 @@ struct side *at_nats_side_of(const struct nats *n, const struct at_offload *o)
     return s;
 }
 
-/* All blocks, one after the other; NULL: that was the last.                   */
+/* All blocks, one after the other; NULL: that was the last.                  */
 struct out *at_nats_each(const struct nats *n, struct out *b)
 {
     struct side *s = b ? b->s : n->sides;
@@ -96,7 +96,8 @@ bool at_nats_send_weights(struct nats *n, const struct at_offload_group *g)
     m.rows = m.C = m.M = 1;
     for (; m.block < m.of && ok; m.block++) {
         size_t from = (size_t)m.block * AT_NATS_PART;
-        m.size = (uint32_t)(all - from < AT_NATS_PART ? all - from : AT_NATS_PART);
+        m.size = (uint32_t)(all - from < AT_NATS_PART ? all - from
+                                                      : AT_NATS_PART);
         at_message_write(&m, n->grad + from, NULL, n->buf);
         snprintf(subject, sizeof subject, "$KV.attune-%s.w.%u.%zu.%u", n->w.run,
                  n->s->user, group, m.block);
@@ -107,7 +108,7 @@ bool at_nats_send_weights(struct nats *n, const struct at_offload_group *g)
     return ok;
 }
 
-/* Puts a block into the queue, whose answer comes to "ack.USER.SLOT.SENDS.VERSION". */
+/* The queue's answer comes to "ack.USER.SLOT.SENDS.VERSION".                  */
 void at_nats_try_send(struct nats *n, struct out *b)
 {
     char subject[AT_WIRE_SUBJECT], reply[AT_WIRE_SUBJECT], tail[64];

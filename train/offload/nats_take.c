@@ -239,7 +239,7 @@ static void take_ack(struct nats *n, const char *tail, natsMsg *m)
     b->state = STORED;
 }
 
-/* A worker that comes is reason to give out blocks again.                     */
+/* A worker that comes is reason to give out blocks again.                    */
 static void note_here(struct nats *n, struct at_peer *p, bool here)
 {
     p->heard_s = at_now_s();

@@ -128,7 +128,7 @@ static int find_site(struct at_offload *o, const struct at_tapped *t,
     return rc;
 }
 
-/* Whether a group with one more site still makes messages of a lawful size.   */
+/* Whether a group with one more site still makes messages of a lawful size.  */
 static bool has_room(const struct at_offload *o,
                      const struct at_offload_group *g,
                      const struct at_offload_site *s)
@@ -138,7 +138,7 @@ static bool has_room(const struct at_offload *o,
            g->size + s->size <= most;
 }
 
-/* Neighbours whose input is the same.                                         */
+/* Neighbours whose input is the same.                                        */
 static void find_groups(struct at_offload *o, const struct at_tapped *t)
 {
     const struct at_val *x = NULL;

@@ -170,7 +170,7 @@ void at_offload_count(const struct at_offload *o, struct at_offload_counts *c);
 void at_offload_describe(const struct at_offload *o, struct at_text *t);
 void at_offload_destroy(struct at_offload *o);
 
-/* For engines: works for all shapes, work[n_shapes], and a task by them.      */
+/* For engines: works for all shapes, work[n_shapes], and a task by them.     */
 int at_offload_works(const struct at_offload *o, struct at_arena *arena,
                      struct at_work **work);
 size_t at_offload_works_bytes(const struct at_offload *o);

@@ -25,11 +25,11 @@ struct at_peers {
 struct at_peer *at_peers_find(struct at_ctx *cx, struct at_peers *all,
                               const char *name);
 /* Whether its results are no longer believed: its own, or, since three of them
- * were quarantined, those of all who hold its key.                            */
+ * were quarantined, those of all who hold its key.                           */
 bool at_peers_shunned(const struct at_peers *all, const struct at_peer *p);
 /* Who is here and believed; who is quarantined.                              */
 size_t at_peers_count(const struct at_peers *all, size_t *quarantined);
-/* As a JSON array.                                                            */
+/* As a JSON array.                                                           */
 void at_peers_print(const struct at_peers *all, struct at_text *t);
 
 #endif

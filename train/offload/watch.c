@@ -8,7 +8,7 @@
 
 enum { SEEN = 1024 };
 
-struct seen { char name[160]; char *text; };   /* the last it said             */
+struct seen { char name[160]; char *text; };   /* the last it said            */
 
 struct watch {
     struct at_ctx *cx;

@@ -81,7 +81,7 @@ static void forget(struct worker *w)
     w->memory = 0;
 }
 
-/* The user's place, made if need be; NULL: out of bounds or memory.           */
+/* The user's place, made if need be; NULL: out of bounds or memory.          */
 static struct user *meet(struct worker *w, uint32_t user)
 {
     size_t before = w->n_users;
@@ -113,7 +113,7 @@ static natsMsg *get(struct worker *w, const char *key)
     return NULL;
 }
 
-/* What a run that began anew says of a user makes all older knowledge void.   */
+/* What a run that began anew says of a user makes all older knowledge void.  */
 static int learn(struct worker *w, uint32_t user, struct user **to)
 {
     struct at_about about;
@@ -379,7 +379,7 @@ static void subject_of(const struct worker *w, char to[AT_WIRE_SUBJECT],
     at_wire_subject(&w->w, to, what, tail);
 }
 
-/* n 0: the block is given back, and why.                                      */
+/* n 0: the block is given back, and why.                                     */
 static void publish(struct worker *w, const char *ack, const void *data,
                     size_t n, uint64_t number, const char *why)
 {
@@ -467,7 +467,7 @@ static void confirmed(struct worker *w, natsMsg *m)
     }
 }
 
-/* No trainer just now: it may be on its way back.                             */
+/* No trainer just now: it may be on its way back.                            */
 static void try_sooner(struct worker *w)
 {
     for (struct held *h = w->held; h < w->held + HELD; h++)
