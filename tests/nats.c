@@ -165,8 +165,8 @@ static int bend(void *self, unsigned char *data, size_t *n)
         return 2;
     if (strcmp(e->mode, "silent") == 0)
         return 0;
-    if (strcmp(e->mode, "late") == 0) {
-        usleep(e->done % 5 == 0 ? 700000 : 0);  /* longer than the ack-wait   */
+    if (strcmp(e->mode, "late") == 0) {     /* later than the ack-wait         */
+        usleep(e->done == 1 || e->done == 4 ? 700000 : 0);
         return 1;
     }
     if (strcmp(e->mode, "flip") == 0)
