@@ -8,12 +8,14 @@
 #include "train/offload/keys.h"
 #include "train/offload/wire.h"
 #include "train/offload/worker.h"
+#include "train/report.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -28,8 +30,8 @@ static int port;
 
 static const char *in_dir(const char *name)
 {
-    static char path[8][512];
-    static int turn;
+    static _Thread_local char path[8][512];
+    static _Thread_local int turn;
     turn = (turn + 1) % 8;
     snprintf(path[turn], sizeof path[turn], "%s/%s", dir, name);
     return path[turn];
@@ -124,7 +126,8 @@ struct evil {
     pthread_t thread;
     struct at_ctx cx;
     struct at_worker_settings set;
-    volatile int stop, here;
+    volatile int stop;
+    atomic_int here;
     const char *mode;
     int rc, done;
     char creds[512], err[4096];
@@ -181,7 +184,8 @@ static int bend(void *self, unsigned char *data, size_t *n)
 static void note_it(void *self, enum at_level level, const char *line)
 {
     (void)level;
-    ((struct evil *)self)->here |= strstr(line, " for run ") != NULL;
+    if (strstr(line, " for run "))
+        ((struct evil *)self)->here = 1;
 }
 
 static void *be_evil(void *self)
@@ -1067,6 +1071,35 @@ static void status_shows_who_works(void **state)
     done(&t);
 }
 
+static void numbers_are_in_metrics_and_report(void **state)
+{
+    char over[1024], *html;
+    struct trial t = { .over = over };
+    struct at_metrics_mean *v;
+    const char *dirs[1];
+    struct at_ctx cx;
+    double sum = 0;
+    size_t n;
+    (void)state;
+    nats_over(over, NULL);
+    workers(1);
+    undisturbed("numbers", &t);
+    at_ctx_init(&cx);
+    dirs[0] = in_dir("numbers");
+    OK(&cx, at_metrics_read_key(&cx, &cx.run, dirs[0], AT_METRICS_OFFLOAD,
+                                "blocks", &v, &n));
+    assert_int_equal(n, 12);
+    for (size_t i = 0; i < n; i++)
+        sum += v[i].mean;
+    assert_true(sum > 90 && (uint64_t)sum == t.count.blocks);
+    OK(&cx, at_report_write(&cx, dirs, 1, in_dir("numbers.html")));
+    OK(&cx, at_read_file(&cx, &cx.run, in_dir("numbers.html"), 0, &html, &n));
+    says(html, "Blocks from workers");
+    says(html, "Waiting for workers");
+    at_ctx_finish(&cx);
+    done(&t);
+}
+
 /* ---- cut links ---------------------------------------------------------------------------------- */
 
 static int sh(const char *format, int a)
@@ -1129,7 +1162,7 @@ static void a_cut_link_loses_nothing(void **state)
 
 /* ---- soak ------------------------------------------------------------------------------------------ */
 
-struct monkey { pthread_t thread; volatile int stop; int kills, most; };
+struct monkey { pthread_t thread; atomic_int stop, kills; int most; };
 
 static void *make_mischief(void *self)
 {
@@ -1187,7 +1220,7 @@ static void whatever_is_killed_the_bits_are_the_same(void **state)
     assert_int_equal(m.kills, most);
     print_message("%d kills in %d runs; blocks given out again %llu, late or "
                   "repeated results %llu, computed by the trainer %llu\n",
-                  m.kills, runs, (unsigned long long)repeats,
+                  (int)m.kills, runs, (unsigned long long)repeats,
                   (unsigned long long)late, (unsigned long long)here);
 }
 
@@ -1217,6 +1250,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_step_is_replayed_without_a_server),
         cmocka_unit_test(secrets_stay_where_they_are),
         cmocka_unit_test(status_shows_who_works),
+        cmocka_unit_test(numbers_are_in_metrics_and_report),
         cmocka_unit_test(a_cut_link_loses_nothing),
         cmocka_unit_test(whatever_is_killed_the_bits_are_the_same),
     };
