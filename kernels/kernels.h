@@ -104,6 +104,14 @@ struct at_kernels {
                  const at_real *restrict a, const at_real *restrict b,
                  size_t M, size_t N, size_t K, at_real alpha, at_real beta);
 
+    /* The same with some of b, whose rows are ld apart, in its place: its rows
+     * some[..], or (cols) its columns some[..].  AT_NT: N rows, or K columns;
+     * AT_NN: K rows, or N columns.  Not AT_TN.                              */
+    void (*gemm_some)(enum at_gemm layout, at_real *restrict y,
+                      const at_real *restrict a, const at_real *restrict b,
+                      const int32_t *some, bool cols, size_t M, size_t N,
+                      size_t K, size_t ld, at_real alpha, at_real beta);
+
     /* y[N,C] += b[C];  db[C] = column sums of dy[N,C];
      * scratch [AT_CHUNKS, C].                                               */
     void (*bias_fwd)(at_real *y, const at_real *b, size_t N, size_t C);

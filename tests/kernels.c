@@ -119,6 +119,49 @@ static void check_gemm(struct bed *t)
     }
 }
 
+/* b has `all` of what is chosen from; every third and the last two of it.    */
+static void some_once(struct bed *t, enum at_gemm layout, bool cols, size_t M,
+                      size_t N, size_t K, float alpha, float beta)
+{
+    bool terms = (layout == AT_NT) == cols;
+    size_t n = terms ? K : N, all = 3 * n + 2, other = terms ? N : K;
+    size_t ld = cols ? all : other;
+    float *a = draw(t, M * K, 1), *b = draw(t, all * other, 1);
+    float *y = beta == 0 ? blank(t, M * N) : draw(t, M * N, 1);
+    float *z = copy(t, y, M * N);
+    int32_t *some = at_alloc_n(&t->cx, &t->cx.scratch, n + 1, sizeof *some);
+    char name[80];
+    for (size_t i = 0; i < n; i++)
+        some[i] = (int32_t)(n - i <= 2 ? all - (n - i) : 3 * i);
+    for (size_t i = 0; i < M * N && beta == 0; i++)
+        y[i] = z[i] = NAN;
+    snprintf(name, sizeof name, "layout %d cols %d %zux%zux%zu beta %g", layout,
+             cols, M, N, K, (double)beta);
+    t->k->gemm_some(layout, y, a, b, some, cols, M, N, K, ld, alpha, beta);
+    ref->gemm_some(layout, z, a, b, some, cols, M, N, K, ld, alpha, beta);
+    same(t, name, y, z, M * N, 2e-6 * (double)(4 + K / 8));
+    at_arena_reset(&t->cx.scratch);
+}
+
+static void check_gemm_some(struct bed *t)
+{
+    static const size_t big[][3] = {
+        { 70, 100, 400 }, { 129, 8, 500 }, { 8, 200, 70 }, { 200, 197, 8 },
+        { 1, 300, 257 }, { 257, 1, 300 }, { 65, 49, 193 }, { 3, 5, 0 },
+    };
+    for (int l = 0; l < 4; l++) {
+        enum at_gemm layout = l % 2 ? AT_NN : AT_NT;
+        for (size_t M = 1; M <= 3; M++)
+            for (size_t N = 1; N <= 9; N++)
+                for (size_t K = 1; K <= 33; K += 1 + K / 4)
+                    some_once(t, layout, l > 1, M, N, K, 1,
+                              K % 2 ? 0.0f : 1.0f);
+        for (size_t i = 0; i < AT_COUNT(big); i++)
+            some_once(t, layout, l > 1, big[i][0], big[i][1], big[i][2], 0.5f,
+                      i % 2 ? -2.0f : 0.0f);
+    }
+}
+
 static const size_t rows_cols[][2] = {
     { 1, 1 }, { 2, 3 }, { 5, 9 }, { 3, 17 }, { 16, 33 }, { 17, 64 }, { 40, 67 },
     { 100, 288 }, { 37, 770 },
@@ -522,7 +565,8 @@ static void check_sumsq(struct bed *t)
 }
 
 static const struct { const char *name; void (*run)(struct bed *t); } checks[] = {
-    { "gemm", check_gemm }, { "bias", check_bias },
+    { "gemm", check_gemm }, { "gemm of some", check_gemm_some },
+    { "bias", check_bias },
     { "rmsnorm", check_rmsnorm }, { "layernorm", check_layernorm },
     { "rope", check_rope }, { "attention", check_attention },
     { "cached attention", check_cached }, { "activations", check_act },

@@ -11,6 +11,7 @@ extern const struct at_kernels ISA_TABLE;
 const struct at_kernels ISA_TABLE = {
     .name = "cpu",
     .gemm = gemm,
+    .gemm_some = gemm_some,
     .bias_fwd = bias_fwd,
     .bias_bwd = bias_bwd,
     .rmsnorm_fwd = rmsnorm_fwd,

@@ -19,6 +19,27 @@ void ref_gemm(enum at_gemm layout, at_real *restrict y,
         }
 }
 
+void ref_gemm_some(enum at_gemm layout, at_real *restrict y,
+                   const at_real *restrict a, const at_real *restrict b,
+                   const int32_t *some, bool cols, size_t M, size_t N,
+                   size_t K, size_t ld, at_real alpha, at_real beta)
+{
+    for (size_t i = 0; i < M; i++)
+        for (size_t j = 0; j < N; j++) {
+            at_real sum = 0;
+            for (size_t l = 0; l < K; l++) {
+                size_t row = layout == AT_NT ? j : l;
+                size_t col = layout == AT_NT ? l : j;
+                if (cols)
+                    col = (size_t)some[col];
+                else
+                    row = (size_t)some[row];
+                sum += a[i * K + l] * b[row * ld + col];
+            }
+            y[i * N + j] = alpha * sum + (beta == 0 ? 0 : beta * y[i * N + j]);
+        }
+}
+
 void ref_bias_fwd(at_real *y, const at_real *b, size_t N, size_t C)
 {
     for (size_t i = 0; i < N; i++)

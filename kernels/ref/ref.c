@@ -4,6 +4,7 @@
 const struct at_kernels at_kernels_ref = {
     .name = "ref",
     .gemm = ref_gemm,
+    .gemm_some = ref_gemm_some,
     .bias_fwd = ref_bias_fwd,
     .bias_bwd = ref_bias_bwd,
     .rmsnorm_fwd = ref_rmsnorm_fwd,
