@@ -78,6 +78,8 @@ enum at_op_id {
     AT_OP_CAPACITY, AT_OP_CAPACITY_BWD, AT_OP_PICK, AT_OP_SCATTER,
     AT_OP_ALIKE,
     AT_OP_TAP, AT_OP_TAP_BWD,
+    AT_OP_CONTEXT, AT_OP_CHANNELS, AT_OP_LINEAR_AT, AT_OP_LINEAR_AT_DX,
+    AT_OP_CUT, AT_OP_JOIN,
     AT_OP_COUNT
 };
 
@@ -112,6 +114,8 @@ struct at_op_test {
 };
 
 #define AT_ALWAYS (1u << 31)
+#define AT_WHOLE (1u << 30)
+#define AT_BY_INDEX (1u << 29)
 
 struct at_grads;
 
@@ -121,7 +125,9 @@ struct at_op {
     unsigned can_acc;       /* bit o: `run` honours acc for out[o]           */
     unsigned can_skip;      /* bit o: out[o] may be NULL when not wanted;
                                AT_ALWAYS: runs although no result is read or no
-                               row is in use                                  */
+                               row is in use; AT_WHOLE: all rows of its outputs
+                               are in use, AT_BY_INDEX: those of in[1], else as
+                               many as of the first input that counts them    */
     int inplace;            /* out[0] may take over the buffer of in[0] ..
                                in[inplace-1]; 0: of none                     */
     /* The only place that may refuse: checks inputs, sets out[] shapes.      */
@@ -211,6 +217,9 @@ struct at_place {
                                  * guest remembers of each of its rows        */
     size_t B;                   /* the rows are B rows of equal length        */
     size_t depth;               /* blocks of the model                        */
+    size_t H, G, K, F;          /* their heads, and feed-forward channels     */
+    enum at_act act;            /* of which, and                              */
+    bool gated, fused;          /* act(gate) * up; q, k and v of one weight    */
 };
 
 /* Something measured in a run: value[0] of value[1].                         */
@@ -367,6 +376,64 @@ struct at_val *at_linear_ce(struct at_graph *g, struct at_val *x,
 /* y = what f made of x at the site being built.  Backward comes by whether or
  * not anything is trained below; it leaves x and dy in the graph's taps.      */
 struct at_val *at_tap(struct at_graph *g, struct at_val *y, struct at_val *x);
+
+/* ---- chosen channels of frozen layers (see op_some.c) -------------------- */
+
+struct at_context {               /* rows that take few channels, and the rest  */
+    struct at_val *few, *of, *rest;     /* int32 [N], as many as are in use   */
+    size_t N, groups;           /* of rows; most groups that there can be     */
+};
+
+struct at_choice {              /* rows of a frozen weight, or its columns    */
+    struct at_val *cols;        /* int32 [groups,k]                           */
+    struct at_val *of;          /* int32 [n]: the group of each row           */
+};
+
+/* What a layer's channels are judged by: b a ~ its weight, in few dimensions. */
+struct at_predictor { struct at_val *a, *b; };      /* [R,in], [out,R]        */
+
+/* A text's context (its prompt but for the last token; with `every` the whole
+ * of it) takes few channels where it has at least `least` tokens; the rest all.
+ * least 0: as published, one group of all rows outside the positions that an
+ * answer has in any row.  span [2] (NULL: always): the first step, and the one
+ * that is the first no more.                                                 */
+int at_context(struct at_graph *g, const struct at_place *where,
+             struct at_val *span, size_t least, bool every, struct at_context *s);
+/* The `keep` feed-forward channels whose act(gate) * up (gate NULL: act(up)) is
+ * largest for a group's mean row of x.  T 0: x [n,C] are the rows of few.
+ * T > 0, as published: x are all rows, and the score of every T rows counts.  */
+struct at_val *at_channels_mlp(struct at_graph *g, struct at_val *x,
+                               const struct at_context *s,
+                               const struct at_predictor *gate,
+                               const struct at_predictor *up, enum at_act act,
+                               size_t keep, size_t T);
+
+/* What attention keeps: of q [groups,keep*H/G], k and v [groups,keep], of the
+ * input of o as of q; or, fused, qkv: all three as rows of one weight.        */
+struct at_heads { struct at_val *q, *k, *v, *o, *qkv; };
+
+/* The `keep` channels of k with the largest |q| |k|, and of v with the largest
+ * |v|, over a group's rows; q's and o's are those of all heads that read them.
+ * K: head size.  T as above, and then with the published code's index of
+ * grouped heads.                                                              */
+int at_channels_attn(struct at_graph *g, struct at_val *x,
+                     const struct at_context *s, const struct at_predictor qkv[3],
+                     size_t K, size_t keep, bool fused, size_t T,
+                     struct at_heads *made);
+/* y [n,k] = x w[cols]^T + b[cols]; or (columns) y [n,M] = x w[:,cols]^T + b,
+ * x [n,k].  w and b are frozen.  detach: x gets no gradient.                  */
+struct at_val *at_linear_at(struct at_graph *g, struct at_val *x,
+                            struct at_val *w, struct at_val *b,
+                            const struct at_choice *c, bool columns,
+                            bool detach);
+/* y [n,k]: the chosen channels of rows of x; the whole rows: at_rows.         */
+struct at_val *at_cut(struct at_graph *g, struct at_val *x, struct at_val *rows,
+                      const struct at_choice *c);
+/* y [N,C] of few [n,k] (c NULL: [n,C]) and rest [m,C]; blank [C]: what few rows
+ * have where nothing was chosen, NULL: zeros.                                 */
+struct at_val *at_join(struct at_graph *g, struct at_val *few,
+                       struct at_val *rest, const struct at_context *s,
+                       const struct at_choice *c, struct at_val *blank);
 
 enum at_route_level { AT_ROUTE_SEQUENCE, AT_ROUTE_TOKEN };
 

@@ -63,6 +63,8 @@ extern const struct at_op
     at_op_route, at_op_route_bwd, at_op_gate, at_op_gate_bwd,
     at_op_capacity, at_op_capacity_bwd, at_op_pick, at_op_scatter,
     at_op_alike,
-    at_op_tap, at_op_tap_bwd;
+    at_op_tap, at_op_tap_bwd,
+    at_op_context, at_op_channels, at_op_linear_at, at_op_linear_at_dx,
+    at_op_cut, at_op_join;
 
 #endif

@@ -187,9 +187,9 @@ const struct at_op at_op_linear_dx = {
     { { .tol = 0 } }
 };
 const struct at_op at_op_linear_dw = {
-    "linear_dw", 2, 2, 1, 1, 0, 0, dw_shape, dw_run, NULL, dw_flops,
+    "linear_dw", 2, 2, 1, 1, AT_WHOLE, 0, dw_shape, dw_run, NULL, dw_flops,
     { { .tol = 0 } }
 };
 const struct at_op at_op_bias_db = {
-    "bias_db", 1, 1, 2, 1, 0, 0, db_shape, db_run, NULL, NULL, { { .tol = 0 } }
+    "bias_db", 1, 1, 2, 1, AT_WHOLE, 0, db_shape, db_run, NULL, NULL, { { .tol = 0 } }
 };

@@ -55,4 +55,10 @@ const struct at_op *const at_ops[AT_OP_COUNT] = {
     [AT_OP_ALIKE] = &at_op_alike,
     [AT_OP_TAP] = &at_op_tap,
     [AT_OP_TAP_BWD] = &at_op_tap_bwd,
+    [AT_OP_CONTEXT] = &at_op_context,
+    [AT_OP_CHANNELS] = &at_op_channels,
+    [AT_OP_LINEAR_AT] = &at_op_linear_at,
+    [AT_OP_LINEAR_AT_DX] = &at_op_linear_at_dx,
+    [AT_OP_CUT] = &at_op_cut,
+    [AT_OP_JOIN] = &at_op_join,
 };

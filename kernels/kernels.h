@@ -83,6 +83,16 @@ struct at_cache {
     size_t rows, T_max;
 };
 
+/* Rows that were worked on apart, side by side again: y [N,C].  Row few_at[i]
+ * of y holds few[i] [k]: at the columns cols[of[i]*k ..], with blank [C] (NULL:
+ * zeros) elsewhere; or as it is where cols is NULL and k is C.  Row rest_at[i]
+ * holds rest[i] [C], all others zeros.  Both lists rise; no row is in both.   */
+struct at_join {
+    const at_real *few, *rest, *blank;
+    const int32_t *few_at, *rest_at, *cols, *of;
+    size_t n_few, n_rest, N, k, C;
+};
+
 struct at_adamw {
     double lr, beta1, beta2, eps, weight_decay;
     double correct1, correct2;  /* 1 - beta1^t, 1 - beta2^t                  */
@@ -190,6 +200,12 @@ struct at_kernels {
                      size_t N, size_t C);
     void (*rows_bwd)(at_real *dw, const at_real *dy, const int32_t *ids,
                      size_t N, size_t C, size_t V, bool acc);
+
+    /* y[i,j] = x[rows[i], cols[of[i]*k + j]], x [..,C], y [n,k].            */
+    void (*cut)(at_real *restrict y, const at_real *restrict x,
+                const int32_t *rows, const int32_t *cols, const int32_t *of,
+                size_t n, size_t k, size_t C);
+    void (*join)(at_real *restrict y, const struct at_join *j);
 
     /* Cross-entropy over rows of logits [N,V]: ce[i] = lse_i - logit of
      * target[i]; a target < 0 gives ce 0.  With weight: logits are replaced

@@ -23,6 +23,10 @@ const struct at_key_group at_key_groups[] = {
     { "linear", "Whole matrices beside the model's own: fine-tuning of chosen "
                 "layers in full, kept apart from the model." },
     { "mlp", "Small networks beside the model's layers." },
+    { "context_sparse", "Contextual sparsity (SparseLoRA): faster training of "
+                        "adapters.  Tokens that are read but not learnt go "
+                        "through the channels of the frozen layers that "
+                        "matter most to their text." },
     { "router", "Routers (MindSkip): a trained decision beside a layer's "
                 "attention or mlp skips it for texts or tokens that do not "
                 "need it." },
@@ -210,6 +214,33 @@ const struct at_key at_keys[] = {
     { "mlp.targets", TEXT(PATTERN, "attn\\.(q|k|v|qkv|o)_proj"),
       .with = "mlp.width",
       .help = "Sites that get one: searched in each site's name." },
+
+    { "context_sparse.rank", INT(0, 64, "0"),
+      .help = "Rank of the predictors that choose the channels, 8 in the "
+              "published code; 0: no such sparsity." },
+    { "context_sparse.mlp", TEXT(TEXT, "0.9"), .with = "context_sparse.rank",
+      .help = "Share of the feed-forward channels left out: of all layers but "
+              "the first and the last, or by layers, such as '2-5:0.9 6:0.5'.  "
+              "`attune analyze --context-sparse` proposes one." },
+    { "context_sparse.attn", TEXT(TEXT, "0"), .with = "context_sparse.rank",
+      .help = "The same of the channels of q, k, v and o." },
+    { "context_sparse.start", REAL(0, 1, "0.05"), .with = "context_sparse.rank",
+      .help = "Share of the run's steps that are dense first." },
+    { "context_sparse.end", REAL(0, 1, "1"), .with = "context_sparse.rank",
+      .help = "Share of the run's steps after which they are dense again." },
+    { "context_sparse.tokens", CHOICE("context|all", "context"),
+      .with = "context_sparse.rank",
+      .help = "context: a prompt but for its last token; all: answers too, and "
+              "plain text, which costs quality." },
+    { "context_sparse.least", INT(1, 4194304, "32"),
+      .with = "context_sparse.rank", .unit = "tokens",
+      .help = "A text with fewer such tokens stays dense: copying weights would "
+              "cost more than is saved." },
+    { "context_sparse.variant", CHOICE("exact|published", "exact"),
+      .with = "context_sparse.rank",
+      .help = "published: as in the published code, to compare with: one choice "
+              "for the whole batch, wrong pairs of grouped heads, and no "
+              "gradient through attention's layers of context." },
 
     { "router.layers", INT(0, 4095, "0"),
       .also = "mindskip_n router_layers",

@@ -493,6 +493,50 @@ static void check_rows(struct bed *t)
         }
 }
 
+/* Rows 1, 2, 4, 5, 7.. are few, 3, 6, .. the rest, row 0 is neither.          */
+static void check_join(struct bed *t)
+{
+    for (size_t s = 0; s < AT_COUNT(rows_cols); s++) {
+        size_t N = rows_cols[s][0], C = rows_cols[s][1], k = 1 + C / 3;
+        int32_t *ints = at_alloc_n(&t->cx, &t->cx.run, 4 * N + C + 1,
+                                   sizeof *ints), *few_at = ints;
+        int32_t *rest_at = ints + N, *of = ints + 2 * N, *cols = ints + 3 * N;
+        struct at_join j = { .few_at = few_at, .rest_at = rest_at, .N = N,
+                             .C = C, .k = k, .of = of, .cols = cols };
+        const float *x = draw(t, N * C, 1);
+        float *y, *z;
+        for (size_t i = 1; i < N; i++)
+            if (i % 3 == 0)
+                rest_at[j.n_rest++] = (int32_t)i;
+            else
+                few_at[j.n_few++] = (int32_t)i;
+        for (size_t i = 0; i < j.n_few; i++)
+            of[i] = i > j.n_few / 2;
+        for (size_t i = 0; i < 2 * k; i++)
+            cols[i] = (int32_t)(i < k ? C - k + i : 2 * (i - k) % C);
+        y = blank(t, N * k);
+        z = blank(t, N * k);
+        t->k->cut(y, x, few_at, cols, of, j.n_few, k, C);
+        ref->cut(z, x, few_at, cols, of, j.n_few, k, C);
+        bit(t, "cut", y, z, j.n_few * k);
+        j.few = y;
+        j.rest = draw(t, N * C, 1);
+        for (int way = 0; way < 3; way++) {
+            float *a = blank(t, N * C), *b = blank(t, N * C);
+            j.blank = way == 1 ? x : NULL;
+            if (way == 2) {
+                j.cols = NULL;
+                j.k = C;
+                j.few = x;
+            }
+            t->k->join(a, &j);
+            ref->join(b, &j);
+            bit(t, "join", a, b, N * C);
+        }
+        at_arena_reset(&t->cx.scratch);
+    }
+}
+
 static void check_xent(struct bed *t)
 {
     static const size_t shape[][2] = { { 1, 1 }, { 2, 3 }, { 5, 17 }, { 4, 63 },
@@ -571,7 +615,8 @@ static const struct { const char *name; void (*run)(struct bed *t); } checks[] =
     { "rope", check_rope }, { "attention", check_attention },
     { "cached attention", check_cached }, { "activations", check_act },
     { "elementwise", check_elementwise }, { "dropout", check_dropout },
-    { "rows", check_rows }, { "cross-entropy", check_xent },
+    { "rows", check_rows }, { "join", check_join },
+    { "cross-entropy", check_xent },
     { "optimizers", check_optim }, { "sumsq", check_sumsq },
 };
 

@@ -250,6 +250,58 @@ static int open_offload(struct at_job *j)
                              &j->offload);
 }
 
+/* What contextual sparsity cannot go with.                                    */
+static int check_sparse(struct at_job *j, bool every)
+{
+    const char *objective = at_recipe_text(j->r, "objective");
+    bool sums = j->adapters.n > 0;
+    for (size_t i = 0; i < j->adapters.n; i++)
+        sums &= j->adapters.a[i]->kind->delta != NULL;
+    if (!sums)
+        return at_fail(j->cx, AT_EINVAL, "context_sparse leaves out channels of "
+                       "frozen layers, so adapters beside them must be what is "
+                       "trained: set lora.rank (or linear.use, or mlp.width)%s",
+                       j->adapters.n ? ", and no other kind of adapter" : "");
+    if (at_recipe_text(j->r, "train_only")[0])
+        return at_fail(j->cx, AT_EINVAL, "train_only trains layers of the "
+                       "model, and context_sparse needs them frozen: leave one "
+                       "of the two out");
+    if (j->objective)
+        return at_fail(j->cx, AT_EINVAL, "objective %s compares models with each "
+                       "other; context_sparse would make them differ: it goes "
+                       "with sft and lm", objective);
+    if (strcmp(objective, "lm") == 0 && !every)
+        return at_fail(j->cx, AT_EINVAL, "objective is lm: every token is learnt, "
+                       "so there is no context to be sparse on.  Use objective: "
+                       "sft with prompts and answers, or context_sparse.tokens: "
+                       "all (which costs quality)");
+    return AT_OK;
+}
+
+static int open_sparse(struct at_job *j)
+{
+    struct at_context_settings s = {
+        .rank = size_of(j, "context_sparse.rank"),
+        .mlp = at_recipe_text(j->r, "context_sparse.mlp"),
+        .attn = at_recipe_text(j->r, "context_sparse.attn"),
+        .start = at_recipe_real(j->r, "context_sparse.start"),
+        .end = at_recipe_real(j->r, "context_sparse.end"),
+        .every = strcmp(at_recipe_text(j->r, "context_sparse.tokens"),
+                        "all") == 0,
+        .least = size_of(j, "context_sparse.least"),
+        .published = strcmp(at_recipe_text(j->r, "context_sparse.variant"),
+                            "published") == 0,
+    };
+    int rc;
+    act_on(j, "context_sparse.rank");
+    if (s.rank == 0)
+        return AT_OK;
+    rc = check_sparse(j, s.every);
+    if (rc == AT_OK)
+        rc = at_context_sparse_create(j->cx, &j->cx->run, &s, &j->sparse);
+    return rc;
+}
+
 static int build(struct at_job *j)
 {
     struct at_step_settings s = {
@@ -283,12 +335,21 @@ static int build(struct at_job *j)
     rc = open_offload(j);
     if (rc < 0)
         return rc;
+    rc = open_sparse(j);
+    if (rc < 0)
+        return rc;
     s.offload = j->offload;
+    s.sparse = j->sparse;
     act_on(j, "batch.length");
     rc = at_step_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k, &j->adapters,
                         &s, &j->st);
     if (check_sites(j) < 0)         /* the better message                     */
         return j->cx->err.code;
+    act_on(j, "context_sparse.mlp");
+    if (rc == AT_OK && j->sparse && at_context_sparse_parts(j->sparse) == 0)
+        return at_fail(j->cx, AT_EINVAL, "context_sparse leaves no channel of any "
+                       "layer out: set context_sparse.mlp or .attn (the first "
+                       "and the last layer must be named)");
     if (rc == AT_OK && j->reward) {
         j->st->score = j->reward;
         j->st->score_stride = 1;
@@ -482,6 +543,8 @@ int at_job_start(struct at_job *j)
         rc = at_model_read(cx, j->start, &j->ps, j->start->adapters.n > 0);
     if (rc == AT_OK)
         at_params_draw(&j->ps, (uint64_t)at_recipe_int(j->r, "seed"));
+    if (rc == AT_OK && j->sparse)
+        rc = at_context_sparse_start(cx, j->sparse, &j->ps, j->k, j->steps);
     if (rc == AT_OK && j->offload)
         rc = at_offload_start(j->offload);
     if (rc == AT_OK)

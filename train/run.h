@@ -54,6 +54,7 @@ struct at_job {
     struct at_rules *rules;
     struct at_adapters adapters;
     struct at_offload *offload; /* NULL: not asked for                        */
+    struct at_context_sparse *sparse;   /* likewise                           */
     struct at_step *st;
     struct at_optim *o;
     struct at_optim_settings optim;

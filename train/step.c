@@ -59,6 +59,8 @@ static int build(struct at_step *st, struct at_arena *arena,
     struct at_graph *g;
     int rc = at_graph_create(st->cx, arena, pass == REF && s->reference ?
                              s->reference : st->ps, st->k, &g);
+    if (rc == AT_OK && s->sparse && (train || (pass == EVAL && s->sparse_eval)))
+        rc = at_context_sparse_attach(s->sparse, g);
     if (rc == AT_OK && adapters && pass != REF)
         rc = at_adapters_attach(adapters, g, train);
     if (rc == AT_OK && train && s->offload)

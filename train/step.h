@@ -14,6 +14,7 @@
 #include "data/data.h"
 #include "optim/optim.h"
 #include "train/adapters/adapter.h"
+#include "train/adapters/context_sparse.h"
 #include "train/align/gather.h"
 #include "train/metrics.h"
 #include "train/models/model.h"
@@ -31,6 +32,8 @@ struct at_step_settings {
     /* Weights of the reference; NULL: those of the model without adapters.   */
     struct at_params *reference;
     struct at_offload *offload; /* NULL: the graph takes all gradients        */
+    struct at_context_sparse *sparse;   /* of training; NULL: dense           */
+    bool sparse_eval;           /* of evaluation too                          */
 };
 
 /* What a graph reads and gives. */

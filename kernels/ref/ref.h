@@ -11,6 +11,10 @@ void ref_gemm_some(enum at_gemm layout, at_real *restrict y,
                    const at_real *restrict a, const at_real *restrict b,
                    const int32_t *some, bool cols, size_t M, size_t N,
                    size_t K, size_t ld, at_real alpha, at_real beta);
+void ref_cut(at_real *restrict y, const at_real *restrict x,
+             const int32_t *rows, const int32_t *cols, const int32_t *of,
+             size_t n, size_t k, size_t C);
+void ref_join(at_real *restrict y, const struct at_join *j);
 void ref_bias_fwd(at_real *y, const at_real *b, size_t N, size_t C);
 void ref_bias_bwd(at_real *db, at_real *scratch, const at_real *dy, size_t N,
                   size_t C, bool acc);

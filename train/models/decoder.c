@@ -257,7 +257,9 @@ struct at_val *at_decoder_hidden(struct at_graph *g,
     g->place = (struct at_place){ .pos = in->pos, .first = in->first,
                                   .row = in->row, .part = in->part,
                                   .memo = in->memo, .B = in->B,
-                                  .depth = d->L };
+                                  .depth = d->L, .H = d->H, .G = d->G,
+                                  .K = d->K, .F = d->F, .act = d->act,
+                                  .gated = d->gated, .fused = d->qkv_fused };
     for (size_t i = 0; i < d->L; i++) {
         struct block *b = at_alloc(g->cx, g->arena, sizeof *b);
         const char *site = at_sprintf(g->cx, g->arena, "blocks.%zu", i);
