@@ -58,7 +58,7 @@ static int channels_shape(struct at_ctx *cx, struct at_node *n)
         if (check_predictor(cx, n, p) < 0)
             return cx->err.code;
         work += at_rows_of(n->in[0]) * n->in[2 + 2 * p]->shape.d[0] +
-                2 * out_of(n, p);
+                3 * out_of(n, p);
     }
     n->out[OUT_WORK]->shape = at_shape1(work);
     narrow = out_of(n, is_mlp(n) ? 0 : 1);
@@ -150,33 +150,35 @@ static void mean_row(double *z, const at_real *a, size_t R, const at_real *x,
     }
 }
 
-static double act(enum at_act what, const struct at_run *r, double x)
+/* u [M] = b a . the mean of these rows, of predictor p.                      */
+static void predicted(const struct at_node *n, int p, at_real *u,
+                      const at_real *x, size_t rows)
 {
-    at_real y, from = (at_real)x;
-    r->k->act_fwd(&y, &from, 1, what);
-    return (double)y;
+    const at_real *b = at_f(n->in[3 + 2 * p]);
+    size_t R = n->in[2 + 2 * p]->shape.d[0], M = out_of(n, p);
+    double z[RANK_MAX];
+    mean_row(z, at_f(n->in[2 + 2 * p]), R, x, rows, at_cols(n->in[0]));
+    for (size_t m = 0; m < M; m++) {
+        double sum = 0;
+        for (size_t i = 0; i < R; i++)
+            sum += (double)b[m * R + i] * z[i];
+        u[m] = (at_real)sum;
+    }
 }
 
-/* score^2 += of the mean of these rows.                                      */
+/* score^2 += of the mean of these rows; u [2M]: scratch.                      */
 static void add_mlp(const struct at_run *r, const struct at_node *n,
-                    const at_real *x, size_t rows, at_real *score)
+                    const at_real *x, size_t rows, at_real *score, at_real *u)
 {
-    double z[2][RANK_MAX], u[2] = { 1, 1 };
-    size_t M = out_of(n, 0), C = at_cols(n->in[0]);
-    int P = n_predictors(n);
-    for (int p = 0; p < P; p++)
-        mean_row(z[p], at_f(n->in[2 + 2 * p]), n->in[2 + 2 * p]->shape.d[0], x,
-                 rows, C);
+    size_t M = out_of(n, 0);
+    bool gated = n_predictors(n) > 1;
+    predicted(n, 0, u, x, rows);
+    r->k->act_fwd(u, u, M, (enum at_act)n->attr.i[KIND]);
+    if (gated)
+        predicted(n, 1, u + M, x, rows);
     for (size_t m = 0; m < M; m++) {
-        for (int p = 0; p < P; p++) {
-            size_t R = n->in[2 + 2 * p]->shape.d[0];
-            const at_real *b = at_f(n->in[3 + 2 * p]) + m * R;
-            u[p] = 0;
-            for (size_t i = 0; i < R; i++)
-                u[p] += (double)b[i] * z[p][i];
-        }
-        u[0] = act((enum at_act)n->attr.i[KIND], r, u[0]);
-        score[m] += (at_real)(u[0] * u[0] * (P > 1 ? u[1] * u[1] : 1));
+        at_real one = gated ? u[m] * u[M + m] : u[m];
+        score[m] += one * one;
     }
 }
 
@@ -303,7 +305,7 @@ static void choose(const struct at_run *r, const struct at_node *n,
     memset(work, 0, M * sizeof *work);
     for (size_t t = from; t < end; t = to) {
         to = T && t + T < end ? t + T : end;
-        add_mlp(r, n, x + t * C, to - t, work);
+        add_mlp(r, n, x + t * C, to - t, work, work + M);
     }
     top((int32_t *)n->out[0]->data + group * n->out[0]->shape.d[1], work,
         work + M, M, (size_t)n->attr.i[KEEP]);
