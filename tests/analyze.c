@@ -52,7 +52,7 @@ static int remove_all(void **state)
 
 static struct at_analysis analyze(struct at_ctx *cx, const char *path)
 {
-    struct at_analyze_options o = { .model = path, .data = in_dir("data.h5"),
+    struct at_measure_options o = { .model = path, .data = in_dir("data.h5"),
                                     .backend = "cpu", .rows = 4,
                                     .length = 96, .batches = 3, .threads = 2 };
     struct at_analysis a;

@@ -149,7 +149,7 @@ static int show(struct at_ctx *cx, const struct analyze_args *args,
 static int analyze(struct at_ctx *cx, const void *args, char *const *pos, int n)
 {
     const struct analyze_args *a = args;
-    struct at_analyze_options o = {
+    struct at_measure_options o = {
         .model = pos[0], .data = a->data, .backend = a->backend,
         .rows = (size_t)a->rows, .length = (size_t)a->length,
         .batches = (size_t)a->batches, .training_docs = a->all,
