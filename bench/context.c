@@ -77,7 +77,7 @@ static void open_job(struct job *j)
 static struct graph build(struct job *j, int which)
 {
     struct at_context_settings s = {
-        .rank = 8, .mlp = cases[which].mlp, .attn = cases[which].attn,
+        .depth = j->d.L, .rank = 8, .mlp = cases[which].mlp, .attn = cases[which].attn,
         .end = 1, .least = 32,
     };
     struct at_shape N = at_shape1(B * T);

@@ -423,7 +423,7 @@ static void predictors_are_near_the_best(void **state)
 
 /* ---- a whole model ---------------------------------------------------------------- */
 
-enum { ROW = 20, VOCAB = 17 };
+enum { ROW = 20, VOCAB = 17, LAYERS = 3 };
 
 struct whole {
     struct at_ctx cx;
@@ -455,7 +455,7 @@ static void describe(struct at_decoder *d, struct at_ctx *cx,
     OK(cx, at_decoder_family(cx, o->family ? o->family : "llama", d));
     d->V = VOCAB;
     d->C = 12;
-    d->L = o->layers ? o->layers : 3;
+    d->L = o->layers ? o->layers : LAYERS;
     d->H = 6;
     d->G = o->family ? 6 : 3;
     d->K = 2;
@@ -472,8 +472,9 @@ static void open_whole(struct whole *w, const struct how *o)
     struct at_lora_settings lora = { .rank = 2, .alpha = 4,
                                      .targets = o->targets };
     struct at_context_settings set = {
-        .rank = 8, .mlp = o->mlp, .attn = o->attn, .end = 1, .least = 3,
-        .every = o->every, .published = o->published, .start = o->start,
+        .depth = o->layers ? o->layers : LAYERS, .rank = 8, .mlp = o->mlp,
+        .attn = o->attn, .end = 1, .least = 3, .every = o->every,
+        .published = o->published, .start = o->start,
     };
     struct at_decoder_options opt = { .recompute = o->recompute };
     struct at_tokens in = { .B = o->B };
@@ -756,6 +757,7 @@ static void bad_settings_are_refused(void **state)
         { "2-1:0.5", 0, 1, 8, "numbers and ranges" },
         { ":0.5", 0, 1, 8, "context_sparse.mlp is ':0.5'" },
         { "1:0.5x", 0, 1, 8, "context_sparse.mlp is '1:0.5x'" },
+        { "3-4:0.5", 0, 1, 8, "has 4; the largest there is is 3" },
         { "nan", 0, 1, 8, "context_sparse.mlp is 'nan'" },
         { "0.5", 0.5, 0.5, 8, "start comes before end" },
         { "0.5", 0, 1, 65, "between 1 and 64" },
@@ -763,8 +765,8 @@ static void bad_settings_are_refused(void **state)
     (void)state;
     for (size_t i = 0; i < AT_COUNT(t); i++) {
         struct at_context_settings set = {
-            .rank = t[i].rank, .mlp = t[i].mlp, .attn = "", .end = t[i].end,
-            .start = t[i].start, .least = 1,
+            .depth = 4, .rank = t[i].rank, .mlp = t[i].mlp, .attn = "",
+            .end = t[i].end, .start = t[i].start, .least = 1,
         };
         struct at_context_sparse *c;
         struct at_ctx cx;

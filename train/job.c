@@ -266,6 +266,10 @@ static int check_sparse(struct at_job *j, bool every)
         return at_fail(j->cx, AT_EINVAL, "train_only trains layers of the "
                        "model, and context_sparse needs them frozen: leave one "
                        "of the two out");
+    if (at_recipe_bool(j->r, "offload.merged"))
+        return at_fail(j->cx, AT_EINVAL, "offload.merged has the adapter in the "
+                       "weights, and context_sparse would leave out parts of "
+                       "both: leave one of the two out");
     if (j->objective)
         return at_fail(j->cx, AT_EINVAL, "objective %s compares models with each "
                        "other; context_sparse would make them differ: it goes "
@@ -281,6 +285,7 @@ static int check_sparse(struct at_job *j, bool every)
 static int open_sparse(struct at_job *j)
 {
     struct at_context_settings s = {
+        .depth = j->d.L,
         .rank = size_of(j, "context_sparse.rank"),
         .mlp = at_recipe_text(j->r, "context_sparse.mlp"),
         .attn = at_recipe_text(j->r, "context_sparse.attn"),

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LAYERS_MAX = 4096, WORD = 64, RANK_MAX = 64 };
+enum { WORD = 1024, SITE = 128, RANK_MAX = 64 };
 
 struct predictor {              /* of rows [from, from + M) of a weight        */
     const char *weight;
@@ -18,9 +18,7 @@ struct predictor {              /* of rows [from, from + M) of a weight        *
 struct at_context_sparse {
     struct at_context_settings set;
     struct at_arena *arena;
-    double *mlp, *attn;         /* [LAYERS_MAX] shares left out; NAN: not said */
-    double all_mlp, all_attn;   /* of layers not said, but the first and last */
-    size_t deepest;             /* layer that was named                       */
+    double *mlp, *attn;         /* [depth]: shares left out                   */
     at_real span[2];            /* steps                                      */
     struct predictor *first;
     size_t parts;
@@ -35,44 +33,36 @@ static int bad_share(struct at_ctx *cx, const char *key, const char *text)
                    "'2-5:0.9 6:0.5'", key, text);
 }
 
-/* One word: "0.9" or "2-5:0.9".                                              */
-static int parse_word(struct at_ctx *cx, struct at_context_sparse *c,
-                      const char *key, const char *word, double *by_layer,
-                      double *all)
+/* One word: "0.9", of all layers but the first and the last, or "2-5:0.9".    */
+static int parse_word(struct at_ctx *cx, const char *key, const char *word,
+                      double *by_layer, size_t depth)
 {
-    bool *named = at_alloc_n(cx, &cx->scratch, LAYERS_MAX, sizeof *named);
+    bool *named = at_alloc_n(cx, &cx->scratch, depth + 1, sizeof *named);
     const char *colon = strchr(word, ':');
     char *end, layers[WORD];
     double share = strtod(colon ? colon + 1 : word, &end);
-    int rc;
+    int rc = AT_OK;
     if (!named)
         return AT_ENOMEM;
     if (*end || end == (colon ? colon + 1 : word) || colon == word ||
         !(share >= 0 && share < 1))
         return bad_share(cx, key, word);
-    if (!colon) {
-        *all = share;
-        return AT_OK;
-    }
-    snprintf(layers, sizeof layers, "%.*s", (int)(colon - word), word);
-    rc = at_ranges(cx, key, layers, named, LAYERS_MAX);
-    for (size_t i = 0; i < LAYERS_MAX && rc == AT_OK; i++)
-        if (named[i]) {
+    snprintf(layers, sizeof layers, "%.*s", colon ? (int)(colon - word) : 0,
+             word);
+    if (colon)
+        rc = at_ranges(cx, key, layers, named, depth);
+    for (size_t i = 0; i < depth && rc == AT_OK; i++)
+        if (colon ? named[i] : i > 0 && i + 1 < depth)
             by_layer[i] = share;
-            c->deepest = i > c->deepest ? i : c->deepest;
-        }
     return rc;
 }
 
-static int parse(struct at_ctx *cx, struct at_context_sparse *c,
-                 const char *key, const char *text, double **by_layer,
-                 double *all)
+static int parse(struct at_ctx *cx, struct at_arena *arena, const char *key,
+                 const char *text, size_t depth, double **by_layer)
 {
-    *by_layer = at_alloc_n(cx, c->arena, LAYERS_MAX, sizeof **by_layer);
+    *by_layer = at_alloc_n(cx, arena, depth + 1, sizeof **by_layer);
     if (!*by_layer)
         return AT_ENOMEM;
-    for (size_t i = 0; i < LAYERS_MAX; i++)
-        (*by_layer)[i] = NAN;
     for (const char *p = text + strspn(text, " "); *p; p += strspn(p, " ")) {
         size_t n = strcspn(p, " ");
         char word[WORD];
@@ -81,7 +71,7 @@ static int parse(struct at_ctx *cx, struct at_context_sparse *c,
             return bad_share(cx, key, text);
         memcpy(word, p, n);
         word[n] = '\0';
-        rc = parse_word(cx, c, key, word, *by_layer, all);
+        rc = parse_word(cx, key, word, *by_layer, depth);
         if (rc < 0)
             return rc;
         p += n;
@@ -107,10 +97,10 @@ int at_context_sparse_create(struct at_ctx *cx, struct at_arena *arena,
         return at_fail(cx, AT_EINVAL, "context_sparse.start is %g and .end %g; "
                        "they are shares of the run, and start comes before end",
                        s->start, s->end);
-    rc = parse(cx, c, "context_sparse.mlp", s->mlp, &c->mlp, &c->all_mlp);
+    rc = parse(cx, arena, "context_sparse.mlp", s->mlp, s->depth, &c->mlp);
     if (rc == AT_OK)
-        rc = parse(cx, c, "context_sparse.attn", s->attn, &c->attn,
-                   &c->all_attn);
+        rc = parse(cx, arena, "context_sparse.attn", s->attn, s->depth,
+                   &c->attn);
     if (rc == AT_OK)
         *made = c;
     return rc;
@@ -120,14 +110,6 @@ size_t at_context_keep(size_t n, double share)
 {
     size_t keep = (size_t)((double)n * (1 - share));
     return keep > 0 ? keep : 1;
-}
-
-static double share_of(const double *by_layer, double all, size_t i,
-                       size_t depth)
-{
-    if (i < LAYERS_MAX && !isnan(by_layer[i]))
-        return by_layer[i];
-    return i == 0 || i + 1 >= depth ? 0 : all;
 }
 
 /* ---- in a graph ---------------------------------------------------------------- */
@@ -140,7 +122,6 @@ struct visit {
     struct at_guest *me;
     bool ready;                 /* context is known                           */
     struct at_context context;
-    size_t depth;
     enum mode mode;             /* within a part: rows go apart at each site, or
                                  * all of them are narrow, or none            */
     struct at_val *whole, *few, *rest;  /* of the input last cut              */
@@ -183,7 +164,7 @@ static bool wants(void *self, const char *site)
 /* Whether an adapter stands at one of the layer's feed-forward sites.        */
 static bool adapted(struct at_graph *g, const struct visit *v, size_t i)
 {
-    char site[WORD];
+    char site[SITE];
     for (const struct at_guest *a = g->guests; a; a = a->next)
         for (int p = GATE; p <= DOWN && a != v->me; p++) {
             snprintf(site, sizeof site, "blocks.%zu.%s", i, projs[p]);
@@ -196,14 +177,10 @@ static bool adapted(struct at_graph *g, const struct visit *v, size_t i)
 static int get_ready(struct at_graph *g, struct visit *v)
 {
     const struct at_context_sparse *c = v->c;
-    size_t depth = g->place.depth;
     struct at_val *span;
     int rc;
     if (v->ready)
         return AT_OK;
-    if (c->deepest >= depth)
-        return at_fail(g->cx, AT_EINVAL, "context_sparse names layer %zu; the "
-                       "model's layers are 0 to %zu", c->deepest, depth - 1);
     if (!g->place.part)
         return at_fail(g->cx, AT_EINVAL, "context_sparse must be told which "
                        "tokens are the prompt");
@@ -270,7 +247,7 @@ static struct at_val *judged(struct at_graph *g, const struct visit *v,
 static struct at_val *param(const struct at_graph *g, const char *site,
                             const char *tail)
 {
-    char name[2 * WORD];
+    char name[SITE];
     struct at_param *p;
     snprintf(name, sizeof name, "%s.%s", site, tail);
     p = at_param_find(g->params, name);
@@ -397,7 +374,7 @@ static struct at_val *around(struct at_graph *g, void *self, const char *site,
 {
     struct visit *v = self;
     struct at_context_sparse *c = v->c;
-    size_t i, depth = g->place.depth;
+    size_t i;
     const char *part = part_of(site, &i);
     int proj = proj_of(part);
     bool mlp = strcmp(part, "mlp") == 0;
@@ -407,8 +384,7 @@ static struct at_val *around(struct at_graph *g, void *self, const char *site,
         return project(g, v, site, proj, f, f_self, x);
     if (get_ready(g, v) < 0)
         return NULL;
-    share = mlp ? share_of(c->mlp, c->all_mlp, i, depth)
-                : share_of(c->attn, c->all_attn, i, depth);
+    share = i < c->set.depth ? (mlp ? c->mlp : c->attn)[i] : 0;
     if (!(share > 0))
         return f(g, f_self, x);
     c->parts++;

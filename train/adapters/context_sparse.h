@@ -16,6 +16,7 @@
 #include "autograd/autograd.h"
 
 struct at_context_settings {
+    size_t depth;               /* layers of the model                        */
     size_t rank;                /* of the predictors                          */
     /* The share of channels left out: "0.9" (all layers but the first and the
      * last), or by layers, "2-5:0.9 6:0.5".  "": none.                       */
