@@ -369,9 +369,11 @@ struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
                               struct at_val *w, struct at_val *target,
                               struct at_val *weight, struct at_val **ce);
 /* ce [N]: cross-entropy(x[i] w^T, target[i]), 0 where there is no target.
- * Backward computes the logits a second time.                                */
+ * Backward computes the logits a second time.  *gap, if asked for: [N] by how
+ * much the largest logit is above the target's; it has no derivative.         */
 struct at_val *at_linear_ce(struct at_graph *g, struct at_val *x,
-                            struct at_val *w, struct at_val *target);
+                            struct at_val *w, struct at_val *target,
+                            struct at_val **gap);
 
 /* y = what f made of x at the site being built.  Backward comes by whether or
  * not anything is trained below; it leaves x and dy in the graph's taps.      */

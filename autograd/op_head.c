@@ -8,7 +8,7 @@
  * objective makes of them, and computes the logits again in backward.
  *
  * Scratch, in elements:
- *   logits R*V | x R*C | dx R*C | weight R | ce R | target R | row R         */
+ *   logits R*V | x R*C | dx R*C | weight R | ce R | gap R | target R | row R  */
 #include "autograd/op.h"
 
 #include <string.h>
@@ -19,6 +19,7 @@ struct head {
     const at_real *x, *w, *weight;      /* [N,C] [V,C] [N] or NULL: zeros     */
     const int32_t *target;              /* [N]                                */
     at_real *ce, *dx, *dw;              /* [N] [N,C] [V,C]; NULL: not wanted  */
+    at_real *gap;                       /* [N]; without gradients only        */
     at_real *scratch;
     size_t N, V, C, R;
     bool acc;                           /* dw is added to                     */
@@ -51,7 +52,7 @@ static int check(struct at_ctx *cx, const struct at_node *n, bool weighed)
 static struct at_shape scratch_shape(const struct at_node *n)
 {
     size_t V = n->in[1]->shape.d[0], C = at_cols(n->in[0]);
-    return at_shape1(chunk_rows(at_rows_of(n->in[0]), V) * (V + 2 * C + 4));
+    return at_shape1(chunk_rows(at_rows_of(n->in[0]), V) * (V + 2 * C + 5));
 }
 
 static struct head head_of(const struct at_node *n, struct at_val *scratch)
@@ -65,7 +66,7 @@ static struct head head_of(const struct at_node *n, struct at_val *scratch)
 }
 
 struct chunk {
-    at_real *logits, *x, *dx, *weight, *ce;
+    at_real *logits, *x, *dx, *weight, *ce, *gap;
     int32_t *target, *row;
 };
 
@@ -77,8 +78,9 @@ static struct chunk chunk_of(const struct head *h)
     c.dx = c.x + h->R * h->C;
     c.weight = c.dx + h->R * h->C;
     c.ce = c.weight + h->R;
-    c.target = (int32_t *)(void *)(c.ce + h->R);
-    c.row = (int32_t *)(void *)(c.ce + 2 * h->R);
+    c.gap = c.ce + h->R;
+    c.target = (int32_t *)(void *)(c.gap + h->R);
+    c.row = (int32_t *)(void *)(c.gap + 2 * h->R);
     return c;
 }
 
@@ -106,10 +108,12 @@ static double one_chunk(const struct at_kernels *k, const struct head *h,
     if (h->dx || h->dw)
         k->xent_fwd_bwd(c->ce, c->logits, c->target, c->weight, m, h->V);
     else
-        k->xent_fwd(c->ce, c->logits, c->target, m, h->V);
+        k->xent_fwd(c->ce, c->gap, c->logits, c->target, m, h->V);
     for (size_t i = 0; i < m; i++) {
         if (h->ce)
             h->ce[c->row[i]] = c->ce[i];
+        if (h->gap)
+            h->gap[c->row[i]] = c->gap[i];
         loss += (double)c->weight[i] * (double)c->ce[i];
     }
     if (h->dx) {
@@ -131,6 +135,8 @@ static double run_head(const struct at_kernels *k, const struct head *h)
     bool acc = h->acc;
     if (h->ce)
         memset(h->ce, 0, h->N * sizeof *h->ce);
+    if (h->gap)
+        memset(h->gap, 0, h->N * sizeof *h->gap);
     if (h->dx)
         memset(h->dx, 0, h->N * h->C * sizeof *h->dx);
     while ((m = gather(h, &c, &at)) > 0) {
@@ -202,7 +208,7 @@ struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
     return at_out(n, 0);
 }
 
-/* ---- linear_ce: x w target -> ce [N] scratch ------------------------------ */
+/* ---- linear_ce: x w target -> ce [N] scratch gap [N]; attr.i[0]: gap wanted -- */
 
 static int ce_shape(struct at_ctx *cx, struct at_node *n)
 {
@@ -211,6 +217,8 @@ static int ce_shape(struct at_ctx *cx, struct at_node *n)
         return rc;
     n->out[0]->shape = at_shape1(at_rows_of(n->in[0]));
     n->out[1]->shape = scratch_shape(n);
+    if (n->attr.i[0])
+        n->out[2]->shape = n->out[0]->shape;
     return AT_OK;
 }
 
@@ -218,6 +226,7 @@ static void ce_run(const struct at_run *r, const struct at_node *n)
 {
     struct head h = head_of(n, n->out[1]);
     h.ce = at_f(n->out[0]);
+    h.gap = at_f(n->out[2]);
     run_head(r->k, &h);
 }
 
@@ -257,11 +266,15 @@ static double ce_bwd_flops(const struct at_node *n)
 }
 
 struct at_val *at_linear_ce(struct at_graph *g, struct at_val *x,
-                            struct at_val *w, struct at_val *target)
+                            struct at_val *w, struct at_val *target,
+                            struct at_val **gap)
 {
-    return at_out(at_apply(g, AT_OP_LINEAR_CE,
-                           (struct at_val *[]){ x, w, target }, 3,
-                           (struct at_attr){ 0 }), 0);
+    struct at_node *n = at_apply(g, AT_OP_LINEAR_CE,
+                                 (struct at_val *[]){ x, w, target }, 3,
+                                 (struct at_attr){ .i = { gap != NULL } });
+    if (gap)
+        *gap = at_out(n, 2);
+    return at_out(n, 0);
 }
 
 const struct at_op at_op_linear_xent = {
@@ -273,7 +286,7 @@ const struct at_op at_op_linear_xent = {
                 { .d = { 6 }, .ids = 5 }, { .d = { 6 }, .frozen = true } } } }
 };
 const struct at_op at_op_linear_ce = {
-    "linear_ce", 3, 3, 2, 0, 0, 0, ce_shape, ce_run, ce_grad, one_product,
+    "linear_ce", 3, 3, 3, 0, 0, 0, ce_shape, ce_run, ce_grad, one_product,
     { { .in = { { .d = { 6, 3 } }, { .d = { 5, 3 } },
                 { .d = { 6 }, .ids = 5 } } },
       { .in = { { .d = { 6, 3 } }, { .d = { 5, 3 }, .frozen = true },

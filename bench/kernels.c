@@ -415,7 +415,7 @@ static void run_xent(const struct call *c)
     if (c->what)
         c->k->xent_fwd_bwd(c->x[1], c->x[0], c->ids, c->x[2], N, c->n[1]);
     else
-        c->k->xent_fwd(c->x[1], c->x[0], c->ids, N, c->n[1]);
+        c->k->xent_fwd(c->x[1], NULL, c->x[0], c->ids, N, c->n[1]);
 }
 
 static void vocabulary(struct bench *b, size_t C, size_t V)

@@ -208,10 +208,12 @@ struct at_kernels {
     void (*join)(at_real *restrict y, const struct at_join *j);
 
     /* Cross-entropy over rows of logits [N,V]: ce[i] = lse_i - logit of
-     * target[i]; a target < 0 gives ce 0.  With weight: logits are replaced
-     * in place by weight[i] * (softmax - onehot), zero for target < 0.      */
-    void (*xent_fwd)(at_real *ce, const at_real *logits, const int32_t *target,
-                     size_t N, size_t V);
+     * target[i]; a target < 0 gives ce 0.  gap[i] (gap may be NULL): by how much
+     * the largest logit is above the target's, 0 where that is the likeliest.
+     * With weight: logits are replaced in place by weight[i] * (softmax -
+     * onehot), zero for target < 0.                                         */
+    void (*xent_fwd)(at_real *ce, at_real *gap, const at_real *logits,
+                     const int32_t *target, size_t N, size_t V);
     void (*xent_fwd_bwd)(at_real *ce, at_real *logits, const int32_t *target,
                          const at_real *weight, size_t N, size_t V);
 

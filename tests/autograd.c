@@ -286,7 +286,7 @@ static void open_two(struct two *t)
     t->target = at_input(g, "target", AT_I32, at_shape1(N));
     emb = at_weight(g, "emb", at_shape2(V, C), init);
     x = block(g, at_rows(g, emb, t->ids), 0, true);
-    t->y[0] = at_linear_ce(g, x, emb, t->target);
+    t->y[0] = at_linear_ce(g, x, emb, t->target, NULL);
     t->y[1] = at_linear(g, x, at_weight(g, "score", at_shape2(1, C), init),
                         NULL, 1);
     for (int i = 0; i < 2; i++)

@@ -1029,6 +1029,46 @@ static void cached_decoding_equals_one_forward(void **state)
     at_ctx_finish(&cx);
 }
 
+/* An answer counts as exact when greedy decoding says it; one other token, and
+ * it does not.                                                                */
+static void exact_answers_are_what_greedy_decoding_says(void **state)
+{
+    enum { T = 64, ASK = 3, SAY = 12 };
+    static const int32_t ids[] = { 5, 9, 40 };
+    int32_t text[T] = { 0 }, target[T], pos[T], first[T];
+    struct at_batch b = { .rows = 1, .length = T, .ids = text, .pos = pos,
+                          .targets = target, .first = first };
+    struct at_sampling s = { .top_p = 1 };
+    struct at_prompt p = { ids, ASK, 0 };
+    struct taken said = { 0 };
+    struct at_infer *in;
+    struct at_ctx cx;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_infer_open(&cx, in_dir("base.h5"), "cpu", 2, 1, T, 1, T, &in));
+    OK(&cx, at_generate(in->gen, &p, 1, SAY, &s, take, &said));
+    memcpy(text, ids, sizeof ids);
+    memcpy(text + ASK, said.id[0], SAY * sizeof *text);
+    for (int wrong = -1; wrong < SAY; wrong++) {
+        struct at_eval_sum sum = { 0 };
+        for (int i = 0; i < T; i++) {
+            bool says = i + 1 >= ASK && i + 1 < ASK + SAY;
+            target[i] = says ? text[i + 1] : -1;
+            pos[i] = i;
+            first[i] = i < ASK + SAY ? 0 : i;
+        }
+        if (wrong >= 0)
+            target[ASK - 1 + wrong] ^= 1;
+        at_step_eval(in->st, &b, &sum);
+        assert_int_equal(sum.n, SAY);
+        assert_int_equal(sum.right, SAY - (wrong >= 0));
+        assert_int_equal(sum.texts, 1);
+        assert_int_equal(sum.texts_right, wrong < 0);
+    }
+    at_infer_close(in);
+    at_ctx_finish(&cx);
+}
+
 /* A sanitizer's own memory has no place in a plan.                           */
 static void a_run_needs_what_its_plan_says(void **state)
 {
@@ -1102,6 +1142,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(an_adapter_knows_its_base),
         cmocka_unit_test(routers_join_a_lora),
         cmocka_unit_test(cached_decoding_equals_one_forward),
+        cmocka_unit_test(exact_answers_are_what_greedy_decoding_says),
         cmocka_unit_test(a_run_needs_what_its_plan_says),
     };
     if (argc == 4)

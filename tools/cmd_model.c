@@ -463,6 +463,14 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
                    : "cross-entropy %.6f \u00B1 %.6f nats a token, perplexity "
                      "%.4f, %llu tokens",
            mean, se, exp(mean), (unsigned long long)sum.n);
+    if (sum.texts)
+        printf(a->json ? ", \"token_accuracy\": %.17g, \"exact\": %.17g, "
+                         "\"texts\": %llu"
+                       : ", %.2f %% of them the likeliest; %.2f %% of %llu texts "
+                         "exact",
+               (a->json ? 1 : 100) * (double)sum.right / (double)sum.n,
+               (a->json ? 1 : 100) * (double)sum.texts_right /
+                   (double)sum.texts, (unsigned long long)sum.texts);
     if (!isnan(capacity))
         printf(a->json ? ", \"capacity\": %.17g" : ", capacity %.4f", capacity);
     printf(a->json ? "}\n" : "\n");

@@ -13,14 +13,17 @@ static int finish(struct at_step *st, struct at_graph *g, struct at_val *hidden,
     const struct at_objective *o = st->set.objective;
     struct at_val *head = at_decoder_head(g, st->d), *roots[2];
     int n = 1, rc = AT_OK;
-    if (!o) {
+    if (!o && !train) {
+        roots[0] = io->ce = at_linear_ce(g, hidden, head, io->target, &io->gap);
+        roots[n++] = io->gap;
+    } else if (!o) {
         roots[0] = io->loss = at_linear_xent(g, hidden, head, io->target,
                                              io->weight, &io->ce);
         roots[n++] = io->ce;
     } else if (o->needs & AT_NEEDS_VALUE) {
         roots[0] = io->value = at_decoder_value(g, st->d, hidden);
     } else {
-        roots[0] = io->ce = at_linear_ce(g, hidden, head, io->target);
+        roots[0] = io->ce = at_linear_ce(g, hidden, head, io->target, NULL);
     }
     if (!head || !roots[0])
         return st->cx->err.code;
@@ -73,10 +76,10 @@ static int build(struct at_step *st, struct at_arena *arena,
     in.part = io->part = at_input(g, "part", AT_I32, N);
     g->share = io->share = at_input(g, "share", AT_REAL, at_shape1(1));
     io->target = at_input(g, "target", AT_I32, N);
-    if (!s->objective)
+    if (!s->objective && train)
         io->weight = at_input(g, "weight", AT_REAL, N);
     if (!in.ids || !in.pos || !in.first || !in.part || !io->target ||
-        !io->share || (!s->objective && !io->weight))
+        !io->share || (!s->objective && train && !io->weight))
         return AT_ENOMEM;
     rc = finish(st, g, at_decoder_hidden(g, st->d, &in, &o), train, io);
     return rc == AT_OK ? list_gauges(st->cx, arena, g, io) : rc;
@@ -241,6 +244,25 @@ static void sum_ce(const struct at_step_io *io, const struct at_batch *b,
         }
 }
 
+/* What greedy decoding would have said: tokens, and texts as a whole.         */
+static void sum_right(const struct at_step_io *io, const struct at_batch *b,
+                      struct at_eval_sum *sum)
+{
+    const at_real *gap = io->gap->data;
+    size_t N = b->rows * b->length, end;
+    for (size_t t = 0; t < N; t = end) {
+        uint64_t all = 0, right = 0;
+        for (end = t; end < N && b->first[end] == b->first[t]; end++)
+            if (b->targets[end] >= 0) {
+                all++;
+                right += gap[end] <= 0;
+            }
+        sum->right += right;
+        sum->texts += all > 0;
+        sum->texts_right += all > 0 && right == all;
+    }
+}
+
 /* ---- objectives ----------------------------------------------------------- */
 
 /* What an objective needs of a batch besides the model: leaves the region to
@@ -390,6 +412,7 @@ void at_step_eval(struct at_step *st, const struct at_batch *b,
     fill(st, &st->eval, b, 1);
     at_plan_run(st->eval.plan, &r);
     sum_ce(&st->eval, b, sum);
+    sum_right(&st->eval, b, sum);
     read_gauges(st, &st->eval);
 }
 

@@ -42,6 +42,7 @@ struct at_step_io {
     struct at_val *ids, *pos, *first, *part, *target, *share;
     struct at_val *weight, *loss;   /* language modelling                     */
     struct at_val *ce;          /* [N]; NULL for an objective on values       */
+    struct at_val *gap;         /* [N] of the same; evaluation of such         */
     struct at_val *value;       /* [N,1] of such                              */
     struct at_val *seed;        /* like ce or value: derivative of the loss   */
     struct at_metrics_share *gauge;     /* the graph's gauges: sums           */
@@ -99,6 +100,9 @@ int at_step_run(struct at_step *st, const struct at_batch *const *batch,
 struct at_eval_sum {            /* over targets, or terms of an objective     */
     double ce, ce2;
     uint64_t n;
+    /* Of language modelling: targets that are the likeliest token, texts with
+     * targets, and those of them that greedy decoding would say word for word. */
+    uint64_t right, texts, texts_right;
     struct at_objective_sum o;
 };
 

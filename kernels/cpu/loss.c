@@ -53,18 +53,22 @@ static int run_of(size_t N)
     return N >= 512 ? 8 : 1;
 }
 
-static void xent_fwd(float *ce, const float *logits, const int32_t *target,
-                     size_t N, size_t V)
+static void xent_fwd(float *ce, float *gap, const float *logits,
+                     const int32_t *target, size_t N, size_t V)
 {
 #pragma omp parallel for schedule(dynamic, run_of(N)) if (N * V > 1 << 13)
     for (size_t i = 0; i < N; i++) {
         const float *row = logits + i * V;
         float top;
+        if (gap)
+            gap[i] = 0;
         if (target[i] < 0) {
             ce[i] = 0;
             continue;
         }
         top = row_top(row, V);
+        if (gap)
+            gap[i] = top - row[target[i]];
         ce[i] = top + (float)log(exp_sum(row, NULL, top, V)) -
                 row[target[i]];
     }

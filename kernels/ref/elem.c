@@ -111,24 +111,33 @@ void ref_dropout(at_real *y, const at_real *x, size_t n, double p,
     }
 }
 
-static at_real log_sum_exp(const at_real *x, size_t n)
+static at_real largest(const at_real *x, size_t n)
 {
     at_real top = x[0];
-    double sum = 0;
     for (size_t i = 1; i < n; i++)
         top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+static at_real log_sum_exp(const at_real *x, size_t n)
+{
+    at_real top = largest(x, n);
+    double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += exp((double)(x[i] - top));
     return top + (at_real)log(sum);
 }
 
-void ref_xent_fwd(at_real *ce, const at_real *logits, const int32_t *target,
-                  size_t N, size_t V)
+void ref_xent_fwd(at_real *ce, at_real *gap, const at_real *logits,
+                  const int32_t *target, size_t N, size_t V)
 {
-    for (size_t i = 0; i < N; i++)
-        ce[i] = target[i] < 0 ? 0
-                              : log_sum_exp(logits + i * V, V) -
-                                    logits[i * V + (size_t)target[i]];
+    for (size_t i = 0; i < N; i++) {
+        const at_real *row = logits + i * V;
+        at_real at_target = target[i] < 0 ? 0 : row[target[i]];
+        ce[i] = target[i] < 0 ? 0 : log_sum_exp(row, V) - at_target;
+        if (gap)
+            gap[i] = target[i] < 0 ? 0 : largest(row, V) - at_target;
+    }
 }
 
 void ref_xent_fwd_bwd(at_real *ce, at_real *logits, const int32_t *target,

@@ -60,8 +60,8 @@ void ref_rows_fwd(at_real *y, const at_real *w, const int32_t *ids, size_t N,
                   size_t C);
 void ref_rows_bwd(at_real *dw, const at_real *dy, const int32_t *ids, size_t N,
                   size_t C, size_t V, bool acc);
-void ref_xent_fwd(at_real *ce, const at_real *logits, const int32_t *target,
-                  size_t N, size_t V);
+void ref_xent_fwd(at_real *ce, at_real *gap, const at_real *logits,
+                  const int32_t *target, size_t N, size_t V);
 void ref_xent_fwd_bwd(at_real *ce, at_real *logits, const int32_t *target,
                       const at_real *weight, size_t N, size_t V);
 void ref_adamw(at_real *p, at_real *m, at_real *v, const at_real *g, size_t n,
