@@ -57,7 +57,7 @@ static struct at_analysis analyze(struct at_ctx *cx, const char *path)
                                     .backend = "cpu", .rows = 4,
                                     .length = 96, .batches = 3, .threads = 2 };
     struct at_analysis a;
-    OK(cx, at_analyze(cx, &o, NULL, NULL, &a));
+    OK(cx, at_analyze(cx, &o, 1, NULL, NULL, &a));
     return a;
 }
 
@@ -88,6 +88,13 @@ static void a_rise_is_the_loss_of_the_model_without(void **state)
     whole = analyze(&cx, model);
     assert_int_equal(whole.L, 5);
     assert_true(whole.n_targets > 100);
+    for (int b = 0; b < AT_BRANCHES; b++) {     /* one layer, never, is its own */
+        size_t least;
+        assert_int_equal(at_analysis_least(&whole, b, 1, &least), 1);
+        assert_true(whole.chance[b][0] == whole.worth[least][b].rise);
+        for (int c = 1; c < AT_CHANCES; c++)
+            assert_true(whole.chance[b][c] != whole.chance[b][0]);
+    }
     for (int b = 0; b < AT_BRANCHES; b++) {
         const char *which[AT_BRANCHES] = { NULL };
         const struct at_worth *w = &whole.worth[2][b];

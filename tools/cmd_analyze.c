@@ -112,13 +112,35 @@ static void put_number(const char *name, double x)
     printf(isnan(x) ? "\"%s\": null" : "\"%s\": %.9g", name, x);
 }
 
+/* What the proposed layers cost together, executed by chance.                  */
+static void chances(const struct analyze_args *args, const struct at_analysis *a)
+{
+    printf(args->json ? "}, \"by_chance\": {" : "\nrise of the loss with these "
+           "layers executed for a share of the tokens, drawn at random\n"
+           "(0: dropped): what routers must beat\n\n%6s", "");
+    for (size_t c = 0; c < AT_CHANCES && !args->json; c++)
+        printf("%10g", at_chances[c]);
+    for (enum at_branch b = 0; b < AT_BRANCHES; b++) {
+        printf(args->json ? "%s\"%s\": {" : "\n%.0s%6s",
+               args->json && b ? "}, " : "", at_branch_names[b]);
+        for (size_t c = 0; c < AT_CHANCES; c++) {
+            char share[16];
+            snprintf(share, sizeof share, "%g", at_chances[c]);
+            if (args->json && c)
+                printf(", ");
+            if (args->json)
+                put_number(share, a->chance[b][c]);
+            else
+                cell(a->chance[b][c], "%+10.4f");
+        }
+    }
+    printf(args->json ? "}}}\n" : "\n");
+}
+
 static int show(struct at_ctx *cx, const struct analyze_args *args,
                 const char *model, const struct at_analysis *a)
 {
-    size_t n = args->layers ? (size_t)args->layers : a->L / 2;
-    if (a->L < 2 || n < 1 || n > a->L - 1)
-        return at_fail(cx, AT_EINVAL, "--layers is %zu; the model has %zu "
-                       "layers, and the last is never proposed", n, a->L);
+    size_t n = a->n;
     if (args->json) {
         printf("{\"loss\": %.9g, \"standard_error\": %.9g, \"tokens\": %llu, "
                "\"layers\": [", a->loss, a->loss_se,
@@ -144,7 +166,7 @@ static int show(struct at_ctx *cx, const struct analyze_args *args,
         if (rc == AT_OK && args->json)
             printf("%s\"%s\": \"%s\"", b ? ", " : "", at_branch_names[b],
                    t.s ? t.s : "");
-        else if (rc == AT_OK && t.n)
+        if (rc == AT_OK && !args->json && t.n)
             printf("  router: {layers: %zu, target: %s, at: '%s'}    attune drop "
                    "%s OUT.h5 --%s '%s'\n", n, at_branch_names[b], t.s, model,
                    at_branch_names[b], t.s);
@@ -152,8 +174,7 @@ static int show(struct at_ctx *cx, const struct analyze_args *args,
         if (rc < 0)
             return rc;
     }
-    if (args->json)
-        printf("}}\n");
+    chances(args, a);
     return AT_OK;
 }
 
@@ -243,7 +264,20 @@ static int analyze_sparse(struct at_ctx *cx, const struct analyze_args *a,
     return AT_OK;
 }
 
-static int analyze(struct at_ctx *cx, const void *args, char *const *pos, int n)
+/* Half of the model's layers, at least one.                                   */
+static int half_of(struct at_ctx *cx, const char *path, size_t *n)
+{
+    struct at_model *m;
+    int rc = at_model_open(cx, &cx->run, path, &m);
+    if (rc < 0)
+        return rc;
+    *n = m->d.L > 1 ? m->d.L / 2 : 1;
+    at_model_close(m);
+    return AT_OK;
+}
+
+static int analyze(struct at_ctx *cx, const void *args, char *const *pos,
+                   int n_pos)
 {
     const struct analyze_args *a = args;
     struct at_measure_options o = {
@@ -253,8 +287,9 @@ static int analyze(struct at_ctx *cx, const void *args, char *const *pos, int n)
         .all_roles = a->lm, .threads = (int)a->threads,
     };
     struct at_analysis found;
+    size_t n;
     int rc;
-    (void)n;
+    (void)n_pos;
     if (!a->data)
         return at_fail(cx, AT_EINVAL, "--data DATA.h5 is needed");
     if (a->rows < 1 || a->rows > 4096 || a->length < 1 || a->batches < 0 ||
@@ -263,7 +298,10 @@ static int analyze(struct at_ctx *cx, const void *args, char *const *pos, int n)
                        "--batches and --layers not negative");
     if (a->sparse)
         return analyze_sparse(cx, a, &o);
-    rc = at_analyze(cx, &o, isatty(2) ? show_progress : NULL, NULL, &found);
+    n = (size_t)a->layers;
+    rc = n ? AT_OK : half_of(cx, pos[0], &n);
+    if (rc == AT_OK)
+        rc = at_analyze(cx, &o, n, isatty(2) ? show_progress : NULL, NULL, &found);
     return rc == AT_OK ? show(cx, a, pos[0], &found) : rc;
 }
 

@@ -6,10 +6,13 @@
 
 const char *const at_branch_names[AT_BRANCHES] = { "attn", "mlp", "block" };
 
+const double at_chances[AT_CHANCES] = { 0, 0.25, 0.5, 0.75 };
+
 struct probe {
     struct at_adapter base;
     bool plain;                 /* branches add to the stream as they are     */
     at_real *ones, *zeros;      /* [N]                                        */
+    at_real *drawn;             /* [L,N]: executed by chance                  */
     struct at_val *(*on)[AT_BRANCHES];  /* [L] states [N]: what is executed   */
     struct at_val *x;           /* the stream before the branch being built   */
 };
@@ -93,8 +96,9 @@ static int make_probe(struct at_ctx *cx, const struct at_decoder *d, size_t N,
                          .plain = d->norm_place == AT_NORM_PRE };
     p->ones = at_alloc_n(cx, &cx->run, N, sizeof *p->ones);
     p->zeros = at_alloc_n(cx, &cx->run, N, sizeof *p->zeros);
+    p->drawn = at_alloc_n(cx, &cx->run, N * d->L, sizeof *p->drawn);
     p->on = at_alloc_n(cx, &cx->run, d->L, sizeof *p->on);
-    if (!p->ones || !p->zeros || !p->on)
+    if (!p->ones || !p->zeros || !p->drawn || !p->on)
         return AT_ENOMEM;
     for (size_t i = 0; i < N; i++)
         p->ones[i] = 1;
@@ -136,11 +140,38 @@ static void read_alike(const struct session *s, struct at_analysis *a)
     }
 }
 
+/* The n layers that cost the least at branch b, skipped together: every token is
+ * executed in each by chance.                                                */
+static int skip_together(struct session *s, struct at_analysis *a,
+                         enum at_branch b, double share, double *rise)
+{
+    struct at_rng rng = { 2410, AT_RNG_TEST, (uint32_t)b };
+    size_t N = s->ms.st->set.rows * s->ms.st->set.length, found;
+    size_t *layer = at_alloc_n(s->ms.cx, &s->ms.cx->run, a->L, sizeof *layer);
+    struct at_eval_sum sum;
+    int rc;
+    if (!layer)
+        return AT_ENOMEM;
+    found = at_analysis_least(a, b, a->n, layer);
+    for (size_t i = 0; i < found; i++) {
+        at_real *on = s->probe.drawn + i * N;
+        for (size_t t = 0; t < N; t++)
+            on[t] = at_rng_uniform(&rng, i, t) < share;
+        s->probe.on[layer[i]][b]->data = on;
+    }
+    rc = at_measure_run(&s->ms, &sum);
+    for (size_t i = 0; i < found; i++)
+        s->probe.on[layer[i]][b]->data = s->probe.ones;
+    *rise = found ? sum.ce / (double)sum.n - a->loss : NAN;
+    return rc;
+}
+
 static int measure(struct session *s, at_measure_progress *progress, void *self,
                    struct at_analysis *a)
 {
     struct at_eval_sum sum;
-    size_t done = 0, all = 1 + a->L * AT_BRANCHES;
+    size_t done = 0, all = 1 + a->L * AT_BRANCHES +
+                           (a->n ? AT_BRANCHES * AT_CHANCES : 0);
     int rc;
     if (progress)
         progress(self, done++, all);
@@ -164,10 +195,16 @@ static int measure(struct session *s, at_measure_progress *progress, void *self,
             on->data = s->probe.ones;
             a->worth[i][b].rise = sum.ce / (double)sum.n - a->loss;
         }
+    for (enum at_branch b = 0; a->n && b < AT_BRANCHES; b++)
+        for (size_t c = 0; c < AT_CHANCES && rc == AT_OK; c++) {
+            if (progress)
+                progress(self, done++, all);
+            rc = skip_together(s, a, b, at_chances[c], &a->chance[b][c]);
+        }
     return rc;
 }
 
-int at_analyze(struct at_ctx *cx, const struct at_measure_options *o,
+int at_analyze(struct at_ctx *cx, const struct at_measure_options *o, size_t n,
                at_measure_progress *progress, void *self,
                struct at_analysis *made)
 {
@@ -176,6 +213,12 @@ int at_analyze(struct at_ctx *cx, const struct at_measure_options *o,
     int rc = open_session(cx, o, &s);
     if (rc == AT_OK) {
         a.L = s.ms.m->d.L;
+        a.n = n;
+        if (n + 1 > a.L)
+            rc = at_fail(cx, AT_EINVAL, "%zu layers are to be skipped; the model "
+                         "has %zu, and the last is never skipped", n, a.L);
+    }
+    if (rc == AT_OK) {
         a.worth = at_alloc_n(cx, &cx->run, a.L, sizeof *a.worth);
         rc = a.worth ? AT_OK : AT_ENOMEM;
     }

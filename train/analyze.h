@@ -14,15 +14,23 @@ struct at_worth {
     double rise;                /* of the loss when the branch is skipped     */
 };
 
+/* What of the n layers that cost the least is skipped together, and by what
+ * share of the tokens each is executed, drawn at random: what routers must beat,
+ * and the first, 0, what dropping the layers costs.                          */
+enum { AT_CHANCES = 4 };
+extern const double at_chances[AT_CHANCES];
+
 struct at_analysis {
-    size_t L;
+    size_t L, n;                /* layers; of those skipped together          */
+    double chance[AT_BRANCHES][AT_CHANCES];     /* the loss's rise            */
     double loss, loss_se;
     uint64_t n_targets;
     struct at_worth (*worth)[AT_BRANCHES];  /* [L]                            */
 };
 
-/* Evaluates the model once whole and once without each branch.               */
-int at_analyze(struct at_ctx *cx, const struct at_measure_options *o,
+/* Evaluates the model once whole, once without each branch, and with n layers
+ * skipped together (0: not; at most L-1).                                     */
+int at_analyze(struct at_ctx *cx, const struct at_measure_options *o, size_t n,
                at_measure_progress *progress, void *self,
                struct at_analysis *a);
 /* The n layers (never the last) whose branch costs the least when skipped, in
