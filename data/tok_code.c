@@ -215,7 +215,7 @@ static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
 {
     const struct at_tok *tok = c->tok;
     struct line *line = n <= KEY_MAX ? cached(c, s, n) : NULL;
-    size_t n_y, first = ids->n;
+    size_t n_y, first = ids->n, bytes = 0;
     int rc;
     if (line && line->n_key)
         return append_word(cx, tok, ids, line->id, line->n_id, at);
@@ -234,10 +234,11 @@ static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
     if (rc < 0)
         return rc;
     for (uint32_t i = 0; i != UINT32_MAX; i = c->y[i].next) {
-        append(ids, (int32_t)c->y[i].id, at);
-        at += (int64_t)tok->piece[c->y[i].id].n;
+        append(ids, (int32_t)c->y[i].id, at + c->y[i].from);
+        bytes += tok->piece[c->y[i].id].n;
     }
-    if (line && ids->n - first <= IDS_MAX) {
+    /* A line tells places by the pieces' lengths: they must be the text's.    */
+    if (line && ids->n - first <= IDS_MAX && bytes == n) {
         line->n_key = (uint8_t)n;
         line->n_id = (uint8_t)(ids->n - first);
         memcpy(line->key, s, n);
@@ -281,25 +282,37 @@ static int encode_part(struct at_ctx *cx, struct at_tok_coder *c,
     return rc;
 }
 
+/* Whether a space is put before what begins at text[at].                      */
+static bool needs_space(enum tok_dummy put, const char *text, size_t n,
+                        size_t at)
+{
+    bool marked = n >= TOK_MARK_BYTES &&
+                  memcmp(text, TOK_MARK, TOK_MARK_BYTES) == 0;
+    if (put == TOK_DUMMY_FIRST)
+        return at == 0 && n > 0 && text[0] != ' ' && !marked;
+    return put == TOK_DUMMY_EACH || (put == TOK_DUMMY_BEGIN && at == 0);
+}
+
 static int encode_text(struct at_ctx *cx, struct at_tok_coder *c,
                        const char *text, size_t n, unsigned flags,
                        struct at_tok_ids *ids)
 {
-    bool dummy = c->tok->kind->dummy_space && !(flags & AT_TOK_CONTINUE);
+    enum tok_dummy put = flags & AT_TOK_CONTINUE ? TOK_DUMMY_NONE
+                                                 : c->tok->kind->dummy;
     size_t at = 0, where;
     uint32_t which;
     int rc;
     if (flags & AT_TOK_SPECIAL)
         while (tok_finder_next(&c->tok->special, text, n, at, &where,
                                &which)) {
-            if ((rc = encode_part(cx, c, text, at, where, dummy && at == 0,
-                                  ids)) < 0 ||
+            if ((rc = encode_part(cx, c, text, at, where,
+                                  needs_space(put, text, n, at), ids)) < 0 ||
                 (rc = room(cx, ids, 1)) < 0)
                 return rc;
             append(ids, (int32_t)which, (int64_t)where);
             at = where + c->tok->piece[which].n;
         }
-    return encode_part(cx, c, text, at, n, dummy && at == 0, ids);
+    return encode_part(cx, c, text, at, n, needs_space(put, text, n, at), ids);
 }
 
 static int add_end(struct at_ctx *cx, const struct at_tok *tok, int32_t id,
@@ -342,7 +355,7 @@ static const char *adds(const struct at_tok *tok, bool beginning, int32_t id,
                         size_t *n)
 {
     const char *s = at_tok_piece(tok, id, n);
-    if (s && beginning && tok->kind->dummy_space && s[0] == ' ' &&
+    if (s && beginning && tok->kind->dummy && s[0] == ' ' &&
         tok->type[id] != TOK_SPECIAL) {
         s++;
         --*n;

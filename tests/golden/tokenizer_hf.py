@@ -54,6 +54,45 @@ def pairs(name, as_text):
         json.dump(j, f, separators=(',', ':'))
 
 
+MARK = '\u2581'
+SPACES = {
+    'llama2': ({'type': 'Sequence', 'normalizers': [
+        {'type': 'Prepend', 'prepend': MARK},
+        {'type': 'Replace', 'pattern': {'String': ' '}, 'content': MARK}]},
+        None),
+    'mistral': (None, {'type': 'Metaspace', 'replacement': MARK,
+                       'prepend_scheme': 'first', 'split': False}),
+    'gemma': ({'type': 'Replace', 'pattern': {'String': ' '},
+               'content': MARK},
+              {'type': 'Split', 'pattern': {'String': ' '},
+               'behavior': 'MergedWithPrevious', 'invert': False}),
+}
+
+
+def spaced(name):
+    """SentencePiece's pieces with bytes for what they lack."""
+    ends = ['<unk>', '<s>', '</s>']
+    t = Tokenizer(models.BPE(unk_token='<unk>', fuse_unk=True,
+                             byte_fallback=True))
+    t.pre_tokenizer = pre.Metaspace()
+    t.train([out + 'corpus.txt'], trainers.BpeTrainer(
+        vocab_size=620, show_progress=False,
+        special_tokens=ends + ['<0x%02X>' % b for b in range(256)]))
+    t.save(out + 'tmp.json')
+    with open(out + 'tmp.json') as f:
+        j = json.load(f)
+    j['added_tokens'] = j['added_tokens'][:3]
+    j['normalizer'], j['pre_tokenizer'] = SPACES[name]
+    j['post_processor'] = {
+        'type': 'TemplateProcessing', 'pair': [],
+        'single': [{'SpecialToken': {'id': '<s>', 'type_id': 0}},
+                   {'Sequence': {'id': 'A', 'type_id': 0}}],
+        'special_tokens': {'<s>': {'id': '<s>', 'ids': [1], 'tokens': ['<s>']}}}
+    with open(out + 'hf-%s.json' % name, 'w') as f:
+        json.dump(j, f, separators=(',', ':'))
+    return Tokenizer.from_file(out + 'hf-%s.json' % name)
+
+
 def main():
     import os
     with open(out + 'ids.json') as f:
@@ -76,6 +115,13 @@ def main():
         t.save(out + 'hf-%s.json' % name)
         pairs('hf-%s.json' % name, name == 'digits')
         ids[name] = [t.encode(x, add_special_tokens=False).ids for x in texts]
+    odd = texts + [MARK, 'a' + MARK + 'b', MARK + ' x ' + MARK, ' ', '  ', ' a',
+                   '<s>a</s> b', '</s>', 'a\u0301\u4e2d\U0001f600 clock',
+                   'the clocks ' * 5]
+    ids['odd'] = odd
+    for name in SPACES:
+        t = spaced(name)
+        ids[name] = [t.encode(x, add_special_tokens=False).ids for x in odd]
     ids['special'] = llama3.encode('a<tool>b<|eot_id|> c').ids
     os.remove(out + 'tmp.json')
     with open(out + 'hf-config.json', 'w') as f:
