@@ -249,16 +249,22 @@ static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
 
 /* ---- texts ----------------------------------------------------------------------- */
 
-/* The first word with a space before it.                                     */
+/* A first word, at text byte `at`, with a space before it.  The token that has
+ * the space begins where the word does.                                      */
 static int encode_first(struct at_ctx *cx, struct at_tok_coder *c,
-                        const char *s, size_t n, struct at_tok_ids *ids)
+                        const char *s, size_t n, size_t at,
+                        struct at_tok_ids *ids)
 {
+    size_t first = ids->n;
     int rc = at_grow(cx, &c->first, &c->cap_first, n + 1, 1);
     if (rc < 0)
         return rc;
     c->first[0] = ' ';
     memcpy(c->first + 1, s, n);
-    return encode_word(cx, c, c->first, n + 1, -1, ids);
+    rc = encode_word(cx, c, c->first, n + 1, (int64_t)at - 1, ids);
+    if (rc == AT_OK && ids->n > first)
+        ids->start[first] = (uint32_t)at;
+    return rc;
 }
 
 /* text[from..to) without special tokens.                                     */
@@ -271,7 +277,8 @@ static int encode_part(struct at_ctx *cx, struct at_tok_coder *c,
     int rc;
     while ((rc = c->tok->kind->walk(cx, c->tok, c->re, &w, &start)) > 0) {
         if (dummy)
-            rc = encode_first(cx, c, w.s + start, w.at - start, ids);
+            rc = encode_first(cx, c, w.s + start, w.at - start, from + start,
+                              ids);
         else
             rc = encode_word(cx, c, w.s + start, w.at - start,
                              (int64_t)(from + start), ids);

@@ -129,7 +129,15 @@ static void spaces_are_those_of_sentencepiece(void **state)
         check_texts(&cx, again, root, "odd", names[i], AT_TOK_SPECIAL);
         check_back(&cx, tok, "the clocks, na\xC3\xAFve\n  \xF0\x9F\x99\x82", 24);
         check_back(&cx, tok, i == 1 ? "x" : " x", i == 1 ? 1 : 2);
-        /* where tokens begin in the text, U+2581 in it or not                 */
+        /* where tokens begin in the text, behind special ones and U+2581      */
+        OK(&cx, at_tok_coder_create(&cx, tok, &coder));
+        OK(&cx, at_tok_encode(&cx, coder, "a</s>the", 8, AT_TOK_SPECIAL, &ids));
+        assert_int_equal(ids.start[0], 0);
+        for (size_t k = 0; k < ids.n; k++)
+            if (ids.id[k] == 2)
+                assert_true(ids.start[k] == 1 && ids.start[k + 1] == 5);
+        at_tok_ids_finish(&ids);
+        at_tok_coder_destroy(coder);
         OK(&cx, at_tok_coder_create(&cx, tok, &coder));
         OK(&cx, at_tok_encode(&cx, coder, mark, strlen(mark), 0, &ids));
         for (size_t k = 0; k < ids.n; k++) {
