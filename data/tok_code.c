@@ -300,25 +300,44 @@ static bool needs_space(enum tok_dummy put, const char *text, size_t n,
     return put == TOK_DUMMY_EACH || (put == TOK_DUMMY_BEGIN && at == 0);
 }
 
+struct own { const struct at_tok_span *span; size_t n; };
+
+/* Whether text[from..to) lies in one of the spans; NULL: all text does.        */
+static bool is_own(const struct own *own, size_t from, size_t to)
+{
+    size_t lo = 0, hi = own ? own->n : 0;
+    while (lo < hi) {               /* the last span that begins by `from`     */
+        size_t mid = lo + (hi - lo) / 2;
+        if (own->span[mid].from <= from)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return !own || (lo > 0 && to <= own->span[lo - 1].to);
+}
+
 static int encode_text(struct at_ctx *cx, struct at_tok_coder *c,
                        const char *text, size_t n, unsigned flags,
-                       struct at_tok_ids *ids)
+                       const struct own *own, struct at_tok_ids *ids)
 {
     enum tok_dummy put = flags & AT_TOK_CONTINUE ? TOK_DUMMY_NONE
                                                  : c->tok->kind->dummy;
-    size_t at = 0, where;
+    size_t at = 0, look = 0, where;
     uint32_t which;
     int rc;
-    if (flags & AT_TOK_SPECIAL)
-        while (tok_finder_next(&c->tok->special, text, n, at, &where,
-                               &which)) {
-            if ((rc = encode_part(cx, c, text, at, where,
-                                  needs_space(put, text, n, at), ids)) < 0 ||
-                (rc = room(cx, ids, 1)) < 0)
-                return rc;
-            append(ids, (int32_t)which, (int64_t)where);
-            at = where + c->tok->piece[which].n;
-        }
+    while ((flags & AT_TOK_SPECIAL) &&
+           tok_finder_next(&c->tok->special, text, n, look, &where, &which)) {
+        size_t end = where + c->tok->piece[which].n;
+        look = where + 1;
+        if (!is_own(own, where, end))
+            continue;
+        if ((rc = encode_part(cx, c, text, at, where,
+                              needs_space(put, text, n, at), ids)) < 0 ||
+            (rc = room(cx, ids, 1)) < 0)
+            return rc;
+        append(ids, (int32_t)which, (int64_t)where);
+        at = look = end;
+    }
     return encode_part(cx, c, text, at, n, needs_space(put, text, n, at), ids);
 }
 
@@ -335,8 +354,9 @@ static int add_end(struct at_ctx *cx, const struct at_tok *tok, int32_t id,
     return rc;
 }
 
-int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *c, const char *text,
-                  size_t n, unsigned flags, struct at_tok_ids *ids)
+static int encode_all(struct at_ctx *cx, struct at_tok_coder *c,
+                      const char *text, size_t n, unsigned flags,
+                      const struct own *own, struct at_tok_ids *ids)
 {
     const struct at_tok *tok = c->tok;
     size_t before = ids->n;
@@ -347,12 +367,27 @@ int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *c, const char *text,
     if (flags & AT_TOK_BOS)
         rc = add_end(cx, tok, tok->bos, "bos", 0, ids);
     if (rc == AT_OK)
-        rc = encode_text(cx, c, text, n, flags, ids);
+        rc = encode_text(cx, c, text, n, flags, own, ids);
     if (rc == AT_OK && (flags & AT_TOK_EOS))
         rc = add_end(cx, tok, tok->eos, "eos", n, ids);
     if (rc < 0)
         ids->n = before;
     return rc;
+}
+
+int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *c, const char *text,
+                  size_t n, unsigned flags, struct at_tok_ids *ids)
+{
+    return encode_all(cx, c, text, n, flags, NULL, ids);
+}
+
+int at_tok_encode_own(struct at_ctx *cx, struct at_tok_coder *c,
+                      const char *text, size_t n, unsigned flags,
+                      const struct at_tok_span *own, size_t n_own,
+                      struct at_tok_ids *ids)
+{
+    struct own spans = { own, n_own };
+    return encode_all(cx, c, text, n, flags | AT_TOK_SPECIAL, &spans, ids);
 }
 
 /* ---- decoding --------------------------------------------------------------------- */

@@ -420,6 +420,8 @@ static int read_ends(struct reading *r, const char *config_json)
     r->d->bos = special_id(r, first);
     r->d->eos = special_id(r, config ? named(config, "eos_token")
                                      : "<|endoftext|>");
+    if (!config && r->d->eos == AT_TOK_NONE)
+        r->d->eos = special_id(r, "</s>");
     r->d->pad = special_id(r, named(config, "pad_token"));
     /* GPT-2: the one token is both, and only ends texts.                     */
     if (!*first && (!config || special_id(r, named(config, "bos_token")) ==

@@ -148,6 +148,12 @@ void at_tok_coder_destroy(struct at_tok_coder *coder);
 int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *coder,
                   const char *text, size_t n, unsigned flags,
                   struct at_tok_ids *ids);
+/* The same, with special tokens read within the n_own spans (rising) alone.   */
+struct at_tok_span { size_t from, to; };    /* bytes of a text                */
+int at_tok_encode_own(struct at_ctx *cx, struct at_tok_coder *coder,
+                      const char *text, size_t n, unsigned flags,
+                      const struct at_tok_span *own, size_t n_own,
+                      struct at_tok_ids *ids);
 
 /* ---- decoding --------------------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 /* attune data, inspect, tokenizer, tokenize. */
 #include "data/data.h"
 #include "tools/cmds.h"
+#include "train/chat_choice.h"
 #include "train/model_file.h"
 
 #include <jansson.h>
@@ -12,7 +13,7 @@
 /* ---- data ---------------------------------------------------------------------- */
 
 struct data_args {
-    const char *tokenizer, *template, *completion, *separator;
+    const char *tokenizer, *template, *completion, *separator, *chat;
     int64_t max_length, threads;
     double validation, max_cut;
     bool skip_bad, quiet;
@@ -26,6 +27,9 @@ static const struct opt data_opts[] = {
       "how a JSON sample reads: keys in braces, '{question}\\n{answer}'" },
     { "--completion", OPT_TEXT, offsetof(struct data_args, completion), "KEY",
       "the key that is trained on (completion, answer, output, response)" },
+    { "--chat", OPT_TEXT, offsetof(struct data_args, chat), "NAME",
+      "template of conversations (keys messages, conversations): chatml, llama2, "
+      "llama3, mistral, zephyr, gemma, phi3, alpaca (the model's own)" },
     { "--score", OPT_LIST, offsetof(struct data_args, scores), "KEY",
       "a number of every sample to keep as its score; may be given again" },
     { "--separator", OPT_TEXT, offsetof(struct data_args, separator), "TEXT",
@@ -100,6 +104,19 @@ static void print_stats(const char *out, const struct at_data_stats *s)
                (unsigned long long)s->bad, s->first_bad);
 }
 
+/* The tokenizer file may be a model with a chat template of its own.          */
+static int choose_chat(struct at_ctx *cx, const struct data_args *a,
+                       const struct at_chat **chat)
+{
+    struct at_h5 *f;
+    int rc = at_h5_open(cx, a->tokenizer, NULL, &f);
+    if (rc < 0)
+        return rc;
+    rc = at_chat_choose(cx, f, a->tokenizer, a->chat, chat);
+    at_h5_close(f);
+    return rc;
+}
+
 /* "-" is standard input.                                                     */
 static const char *const *inputs(struct at_ctx *cx, char *const *pos, int n)
 {
@@ -135,6 +152,8 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
                        "2 and %d", (long long)a->max_length, 1 << 22);
     rc = at_model_tokenizer(cx, &cx->run, a->tokenizer, &tok);
     if (rc == AT_OK)
+        rc = choose_chat(cx, a, &o.chat);
+    if (rc == AT_OK)
         rc = at_threads_start(cx, (int)a->threads);
     if (rc < 0)
         return rc;
@@ -145,6 +164,8 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
         fprintf(stderr, "\r\033[K");
     if (rc == AT_OK && !a->quiet)
         print_stats(o.out, &stats);
+    if (rc == AT_OK && strncmp(stats.template, "chat: ", 6) == 0)
+        at_chat_warn(cx, o.chat, tok);
     return rc;
 }
 

@@ -2,6 +2,7 @@
 #include "data/data.h"
 #include "tools/align.h"
 #include "tools/cmds.h"
+#include "train/chat_choice.h"
 #include "train/hf.h"
 #include "train/infer.h"
 
@@ -59,6 +60,7 @@ struct gen_args {
     int64_t max_tokens, top_k, seed, threads, batch, candidates;
     double temperature, top_p, min_p;
     struct texts stop;
+    const char *chat, *system;
     bool json, commands;
 };
 
@@ -70,6 +72,9 @@ static const struct opt gen_opts[] = {
     { "--prompt", OPT_TEXT, GEN(prompt), "TEXT", "what to continue" },
     { "--prompts", OPT_TEXT, GEN(file), "FILE",
       "continue every line of this file, in batches" },
+    { "--chat", OPT_TEXT, GEN(chat), "NAME",
+      "the prompt is what a user says: by this chat template (auto: the model's)" },
+    { "--system", OPT_TEXT, GEN(system), "TEXT", "with --chat: the system's words" },
     { "--palette", OPT_TEXT, GEN(palette), "FILE",
       "draw several texts and keep one, by this palette's weights" },
     { "--candidates", OPT_INT, GEN(candidates), "K",
@@ -123,6 +128,8 @@ struct session {
     struct at_infer *in;
     struct row row[256];
     size_t n;
+    const struct at_chat *chat;
+    int32_t turn_end;       /* with chat: the token that ends an answer       */
     bool live;              /* one prompt: print as it comes                  */
 };
 
@@ -172,7 +179,7 @@ static bool on_token(void *self, size_t i, int32_t id, double logp)
     size_t n;
     r->logp += logp;
     r->n_new++;
-    if (id == at_tok_eos(s->in->m->tok)) {
+    if (id == at_tok_eos(s->in->m->tok) || (s->chat && id == s->turn_end)) {
         r->ended = "eos";
         return false;
     }
@@ -187,10 +194,33 @@ static bool on_token(void *self, size_t i, int32_t id, double logp)
     return true;
 }
 
+static int encode_chat(struct at_ctx *cx, struct session *s, struct row *r)
+{
+    const char *system = s->a->system;
+    struct at_chat_turn turn[] = {
+        { AT_CHAT_SYSTEM, system, system ? strlen(system) : 0 },
+        { AT_CHAT_USER, r->prompt, strlen(r->prompt) },
+    };
+    size_t first = system ? 0 : 1;
+    struct at_chat_text text;
+    char why[256];
+    int rc = at_chat_render(cx, &cx->scratch, s->chat, s->in->m->tok,
+                            turn + first, 2 - first, true, &text, why);
+    if (rc == AT_OK && *why)
+        rc = at_fail(cx, AT_EINVAL, "%s", why);
+    if (rc == AT_OK)
+        rc = at_tok_encode_own(cx, s->in->coder, text.s, text.n, 0, text.own,
+                               text.n_own, &r->ids);
+    at_arena_reset(&cx->scratch);
+    return rc;
+}
+
 static int encode_row(struct at_ctx *cx, struct session *s, struct row *r)
 {
-    int rc = at_tok_encode(cx, s->in->coder, r->prompt, strlen(r->prompt),
-                           at_data_flags(s->in->m->tok), &r->ids);
+    int rc = s->chat ? encode_chat(cx, s, r)
+                     : at_tok_encode(cx, s->in->coder, r->prompt,
+                                     strlen(r->prompt),
+                                     at_data_flags(s->in->m->tok), &r->ids);
     if (rc == AT_OK && r->ids.n == 0)
         rc = at_fail(cx, AT_EINVAL, "the prompt is empty, and the tokenizer has "
                      "no token to begin with: give --prompt");
@@ -209,7 +239,8 @@ static void print_row(const struct session *s, struct row *r)
         return;
     }
     if (!s->a->json) {
-        printf("%s%s\n", r->prompt, r->text.s ? r->text.s : "");
+        printf("%s%s%s\n", r->prompt, s->chat ? "\t" : "",
+               r->text.s ? r->text.s : "");
         return;
     }
     at_text_addf(&t, "{\"prompt\": ");
@@ -258,7 +289,7 @@ static int one_batch(struct at_ctx *cx, struct session *s, size_t first)
     }
     if (rc == AT_OK)
         rc = at_sampling_check(cx, &how);
-    if (rc == AT_OK && s->live)
+    if (rc == AT_OK && s->live && !s->chat)
         printf("%s", s->row[0].prompt);
     if (rc == AT_OK)
         rc = at_generate(s->in->gen, prompts, s->n, (size_t)a->max_tokens,
@@ -321,6 +352,11 @@ static int generate(struct at_ctx *cx, const void *args, char *const *pos,
     if (a->palette && a->stop.n)
         return at_fail(cx, AT_EINVAL, "--palette measures whole texts: leave "
                        "--stop out");
+    if (a->system && !a->chat)
+        return at_fail(cx, AT_EINVAL, "--system goes with --chat");
+    if (a->palette && a->chat)
+        return at_fail(cx, AT_EINVAL, "--palette takes prompts as they are: leave "
+                       "--chat out");
     s->a = a;
     rc = at_infer_open(cx, a->model, a->backend, (int)a->threads,
                        a->palette ? (size_t)a->candidates
@@ -329,6 +365,13 @@ static int generate(struct at_ctx *cx, const void *args, char *const *pos,
     if (rc < 0)
         return rc;
     rc = at_model_need_words(cx, s->in->m);
+    if (rc == AT_OK && a->chat) {
+        const struct at_model *m = s->in->m;
+        rc = at_chat_choose(cx, m->base ? m->base : m->f, m->path, a->chat,
+                            &s->chat);
+        if (rc == AT_OK)
+            s->turn_end = at_chat_end_token(s->chat, m->tok);
+    }
     if (rc == AT_OK)
         rc = a->palette ? choose(cx, a, s->in) : all_prompts(cx, s);
     at_infer_close(s->in);
