@@ -183,12 +183,21 @@ static const char *key_text(const json_t *v, char buf[64], size_t *n)
     return buf;
 }
 
+/* What a key or a turn says, as the tokenizer takes it.                       */
+static int compose(struct at_ctx *cx, struct at_samples *s, const char **text,
+                   size_t *n)
+{
+    return s->o->tok ? at_tok_normal(cx, &s->texts, s->o->tok, *text, *n, text,
+                                     n) : AT_OK;
+}
+
 /* An empty optional key takes the white space behind it along.               */
-static void render(struct at_samples *s, const json_t *v, struct at_text *t,
-                   struct at_sample *out, char why[256])
+static int render(struct at_ctx *cx, struct at_samples *s, const json_t *v,
+                  struct at_text *t, struct at_sample *out, char why[256])
 {
     bool skip = false;
     char buf[64];
+    int rc;
     for (size_t i = 0; i < s->n_seg; i++) {
         const struct segment *g = &s->seg[i];
         const char *key = g->completion && out->rejected ? "rejected" : g->text;
@@ -201,8 +210,11 @@ static void render(struct at_samples *s, const json_t *v, struct at_text *t,
             if (!text) {
                 snprintf(why, 256, field ? "the key '%.100s' is not a text or a "
                          "number" : "the key '%.100s' is missing", key);
-                return;
+                return AT_OK;
             }
+            rc = compose(cx, s, &text, &n);
+            if (rc < 0)
+                return rc;
         }
         if (g->completion) {
             out->from = t->n;
@@ -213,6 +225,7 @@ static void render(struct at_samples *s, const json_t *v, struct at_text *t,
     }
     if (t->n == 0)
         snprintf(why, 256, "the sample is empty");
+    return AT_OK;
 }
 
 /* A bad sample: an error with its place, or counted.                         */
@@ -238,8 +251,9 @@ static int one_text(struct at_ctx *cx, struct at_samples *s, const json_t *v,
     struct at_text t = { 0 };
     int rc;
     out->pair = s->stats->pairs;
-    render(s, v, &t, out, why);
-    rc = at_text_ok(cx, &t);
+    rc = render(cx, s, v, &t, out, why);
+    if (rc == AT_OK)
+        rc = at_text_ok(cx, &t);
     if (rc == AT_OK && !*why) {
         out->n = t.n;
         out->text = at_strndup(cx, &s->texts, t.s, t.n);
@@ -359,6 +373,8 @@ static bool read_turn(struct at_ctx *cx, struct at_samples *s, const json_t *o,
         return false;
     }
     turn->text = words_of(cx, s, content, &turn->n);
+    if (turn->text && compose(cx, s, &turn->text, &turn->n) < 0)
+        return false;
     if (!turn->text)
         snprintf(why, 256, "turn %zu has no text", i + 1);
     return turn->text != NULL;
@@ -376,7 +392,7 @@ static int from_conversation(struct at_ctx *cx, struct at_samples *s,
         return AT_ENOMEM;
     for (size_t i = 0; i < n; i++)
         if (!read_turn(cx, s, json_array_get(list, i), i, &turn[i], why))
-            return AT_OK;
+            return *why ? AT_OK : AT_ENOMEM;
     rc = at_chat_render(cx, &s->texts, s->o->chat, s->o->tok, turn, n, false,
                         text, why);
     out->text = text->s;

@@ -187,6 +187,7 @@ struct tok_kind {
     bool has_pattern, has_scores, has_merges;
     enum tok_dummy dummy;
     bool whole_words;           /* a word that is a piece is not merged      */
+    bool nfc;                   /* texts are composed first (Unicode's NFC)   */
     /* Fills t->pair (and what else only this kind has), t->words is there.  */
     int (*open)(struct at_ctx *cx, struct at_arena *a, struct at_tok *t);
     /* Next word as tok_walk_next gives it; re is NULL without a pattern.    */
@@ -196,7 +197,8 @@ struct tok_kind {
     size_t (*symbols)(const struct at_tok *t, const char *s, size_t n,
                       struct tok_symbol *y);
 };
-extern const struct tok_kind tok_byte_bpe, tok_byte_bpe_words, tok_llama2c,
+extern const struct tok_kind tok_byte_bpe, tok_byte_bpe_words,
+    tok_byte_bpe_nfc, tok_llama2c,
     tok_spaced_none, tok_spaced_first, tok_spaced_each;
 /* NULL: no such kind.                                                        */
 const struct tok_kind *tok_kind_find(uint32_t code);

@@ -9,7 +9,10 @@
  * less recently found line of a set gives way.                               */
 #include "data/tok.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#include <utf8proc.h>
 
 enum { KEY_MAX = 30, IDS_MAX = 8, SETS = 1 << 14 };
 
@@ -354,20 +357,49 @@ static int add_end(struct at_ctx *cx, const struct at_tok *tok, int32_t id,
     return rc;
 }
 
+int at_tok_normal(struct at_ctx *cx, struct at_arena *a,
+                  const struct at_tok *tok, const char *s, size_t n,
+                  const char **made, size_t *n_made)
+{
+    utf8proc_uint8_t *y = NULL;
+    utf8proc_ssize_t len;
+    size_t ascii = 0;
+    *made = s;
+    *n_made = n;
+    while (tok->kind->nfc && ascii < n && (unsigned char)s[ascii] < 0x80)
+        ascii++;
+    if (!tok->kind->nfc || ascii == n)
+        return AT_OK;
+    len = utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &y,
+                       UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    if (len == UTF8PROC_ERROR_NOMEM)
+        return at_fail(cx, AT_ENOMEM, "no memory to compose a text");
+    if (len >= 0 && ((size_t)len != n || memcmp(y, s, n) != 0)) {
+        *made = at_strndup(cx, a, (const char *)y, (size_t)len);
+        *n_made = (size_t)len;
+    }
+    free(y);
+    return *made ? AT_OK : AT_ENOMEM;
+}
+
 static int encode_all(struct at_ctx *cx, struct at_tok_coder *c,
                       const char *text, size_t n, unsigned flags,
                       const struct own *own, struct at_tok_ids *ids)
 {
     const struct at_tok *tok = c->tok;
     size_t before = ids->n;
+    struct at_arena composed = { 0 };
     int rc = AT_OK;
     if (n >= UINT32_MAX)
         return at_fail(cx, AT_EINVAL, "a text of %zu bytes is too long to "
                        "encode at once; cut it", n);
     if (flags & AT_TOK_BOS)
         rc = add_end(cx, tok, tok->bos, "bos", 0, ids);
+    if (rc == AT_OK && !own)        /* parts of a whole were composed before   */
+        rc = at_tok_normal(cx, &composed, tok, text, n, &text, &n);
     if (rc == AT_OK)
         rc = encode_text(cx, c, text, n, flags, own, ids);
+    at_arena_finish(&composed);
     if (rc == AT_OK && (flags & AT_TOK_EOS))
         rc = add_end(cx, tok, tok->eos, "eos", n, ids);
     if (rc < 0)

@@ -32,6 +32,11 @@ static const char *text_of(const json_t *o, const char *key)
     return s ? s : "";
 }
 
+static bool is_text(const json_t *o, const char *key, const char *want)
+{
+    return strcmp(text_of(o, key), want) == 0;
+}
+
 static bool is_true(const json_t *o, const char *key)
 {
     return json_is_true(json_object_get(o, key));
@@ -98,11 +103,6 @@ static int read_pattern(struct reading *r)
 
 /* ---- spaces ------------------------------------------------------------------ */
 
-static bool is_text(const json_t *o, const char *key, const char *want)
-{
-    return strcmp(text_of(o, key), want) == 0;
-}
-
 static bool marks_spaces(const json_t *n)
 {
     return is_text(n, "type", "Replace") && is_text(n, "content", TOK_MARK) &&
@@ -157,6 +157,10 @@ static int check_normalizer(struct reading *r)
     const json_t *list = json_object_get(n, "normalizers");
     if (!n || json_is_null(n) || (list && json_array_size(list) == 0))
         return AT_OK;
+    if (is_text(n, "type", "NFC")) {
+        r->d->kind = &tok_byte_bpe_nfc;
+        return AT_OK;
+    }
     return refuse(r, "normalizer", text_of(n, "type"));
 }
 
@@ -469,7 +473,8 @@ int at_tok_load_hf(struct at_ctx *cx, struct at_arena *a,
     r.model = json_object_get(root, "model");
     tok_alphabet_init(&r.al);
     rc = read_root(&r, config_json);
-    if (rc == AT_OK && is_true(r.model, "ignore_merges") && r.spaced)
+    if (rc == AT_OK && is_true(r.model, "ignore_merges") &&
+        d.kind != &tok_byte_bpe)
         rc = refuse(&r, "model.ignore_merges", "true");
     else if (rc == AT_OK && is_true(r.model, "ignore_merges"))
         d.kind = &tok_byte_bpe_words;

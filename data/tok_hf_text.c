@@ -33,7 +33,8 @@ static void add_added(struct at_text *t, const struct at_tok *tok)
                      "false,\"normalized\":false,\"special\":true}");
         comma = ",";
     }
-    at_text_addf(t, "],\n\"normalizer\":null,\n");
+    at_text_addf(t, "],\n\"normalizer\":%s,\n", tok->kind->nfc
+                 ? "{\"type\":\"NFC\"}" : "null");
 }
 
 #define LEVEL "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"      \

@@ -278,6 +278,18 @@ const struct tok_kind tok_byte_bpe_words = {
     .symbols = bpe_symbols,
 };
 
+/* Qwen's: the same, of composed text.                                         */
+const struct tok_kind tok_byte_bpe_nfc = {
+    .name = "byte_bpe",
+    .code = 7,
+    .has_pattern = true,
+    .has_merges = true,
+    .nfc = true,
+    .open = bpe_open,
+    .walk = bpe_walk,
+    .symbols = bpe_symbols,
+};
+
 const struct tok_kind tok_llama2c = {
     .name = "llama2c",
     .code = 2,
@@ -298,8 +310,8 @@ const struct tok_kind tok_spaced_first = SPACED(5, TOK_DUMMY_FIRST);
 const struct tok_kind tok_spaced_none = SPACED(6, TOK_DUMMY_NONE);
 
 static const struct tok_kind *const kinds[] = {
-    &tok_byte_bpe, &tok_byte_bpe_words, &tok_llama2c, &tok_spaced_each,
-    &tok_spaced_first, &tok_spaced_none
+    &tok_byte_bpe, &tok_byte_bpe_words, &tok_byte_bpe_nfc, &tok_llama2c,
+    &tok_spaced_each, &tok_spaced_first, &tok_spaced_none
 };
 
 const struct tok_kind *tok_kind_find(uint32_t code)

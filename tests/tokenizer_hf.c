@@ -74,6 +74,8 @@ static void ids_are_those_of_tokenizers(void **state)
     assert_int_equal(at_tok_bos(tok), at_tok_special(tok, "<|begin_of_text|>"));
     assert_int_equal(at_tok_eos(tok), at_tok_special(tok, "<|eot_id|>"));
     assert_true(at_tok_eos(tok) > 0 && at_tok_pad(tok) == AT_TOK_NONE);
+    OK(&cx, at_tok_load_hf(&cx, &cx.run, GOLDEN "hf-qwen.json", NULL, &again));
+    check_texts(&cx, again, root, "composed", "qwen", AT_TOK_SPECIAL);
     blob = at_tok_save(tok, &n);
     OK(&cx, at_tok_load(&cx, &cx.run, blob, n, &again));
     expect(&cx, again, text, strlen(text), AT_TOK_BOS | AT_TOK_SPECIAL,

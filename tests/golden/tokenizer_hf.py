@@ -8,11 +8,16 @@ import json
 import sys
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models
+from tokenizers import normalizers
 from tokenizers import pre_tokenizers as pre, processors, trainers
 
 out = sys.argv[1] + '/'
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
           r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
 def split(pattern):
@@ -115,6 +120,15 @@ def main():
         t.save(out + 'hf-%s.json' % name)
         pairs('hf-%s.json' % name, name == 'digits')
         ids[name] = [t.encode(x, add_special_tokens=False).ids for x in texts]
+    qwen = train(split(QWEN), ['<|endoftext|>', '<|im_start|>', '<|im_end|>'])
+    qwen.normalizer = normalizers.NFC()
+    qwen.save(out + 'hf-qwen.json')
+    composed = texts + ['e\u0301', 'na\u0308ive e\u0301\u0323x', '\u1100\u1161\u11a8',
+                        '\u212b \u2126', 'a\u0300\u0301<|im_end|>e\u0301', '\ufb01',
+                        '\u0958 \u0f73', 'x\u0338= \u0301']
+    ids['composed'] = composed
+    ids['qwen'] = [qwen.encode(x, add_special_tokens=False).ids
+                   for x in composed]
     odd = texts + [MARK, 'a' + MARK + 'b', MARK + ' x ' + MARK, ' ', '  ', ' a',
                    '<s>a</s> b', '</s>', 'a\u0301\u4e2d\U0001f600 clock',
                    'the clocks ' * 5]
