@@ -21,6 +21,7 @@
 #define AT_KERNELS_H
 
 #include "base/base.h"
+#include "kernels/pattern.h"
 
 enum { AT_CHUNKS = 16 };    /* fixed cut of row reductions; see scratch      */
 enum { AT_HEAD_MAX = 256 }; /* largest head size K of attention              */
@@ -122,6 +123,23 @@ struct at_kernels {
                       const int32_t *some, bool cols, size_t M, size_t N,
                       size_t K, size_t ld, at_real alpha, at_real beta);
 
+    /* Matrices of which there is only a pattern s, with values v[n]:
+     * y[N,M] = x[N,C] w^T;  dv[e] = sum over N of dy[N,i] x[N,c].            */
+    void (*sp_mm)(at_real *y, const at_real *x, const at_real *v,
+                  const struct at_sparse *s, size_t N, bool acc);
+    void (*sp_dw)(at_real *dv, const at_real *dy, const at_real *x,
+                  const struct at_sparse *s, size_t N, bool acc);
+    /* v = w + scale * (b a) where s has entries, b[M,R] a[R,C]; turned: s is the
+     * pattern of the transpose, v and w its values, b[C,R] a[R,M].  v may alias
+     * w.  bwd: da = scale b^T dv, db = scale dv a^T (either may be NULL).    */
+    void (*sp_low)(at_real *v, const at_real *w, const at_real *b,
+                   const at_real *a, const struct at_sparse *s, size_t R,
+                   at_real scale, bool turned);
+    void (*sp_low_bwd)(at_real *da, at_real *db, const at_real *dv,
+                       const at_real *b, const at_real *a,
+                       const struct at_sparse *s, size_t R, at_real scale,
+                       bool acc_da, bool acc_db);
+
     /* y[N,C] += b[C];  db[C] = column sums of dy[N,C];
      * scratch [AT_CHUNKS, C].                                               */
     void (*bias_fwd)(at_real *y, const at_real *b, size_t N, size_t C);
@@ -216,6 +234,14 @@ struct at_kernels {
                      const int32_t *target, size_t N, size_t V);
     void (*xent_fwd_bwd)(at_real *ce, at_real *logits, const int32_t *target,
                          const at_real *weight, size_t N, size_t V);
+
+    /* The same beside a teacher's logits t [N,V], at temperature T:
+     *   kl[i] = sum of q (ln q - ln p),  q = softmax(t/T), p = softmax(x/T);
+     *   x becomes weight[i] ((1-a) (softmax(x) - onehot) + a/T (p - q)).     */
+    void (*distil_fwd_bwd)(at_real *ce, at_real *kl, at_real *x,
+                           const at_real *t, const int32_t *target,
+                           const at_real *weight, size_t N, size_t V,
+                           at_real a, at_real T);
 
     /* Decoupled weight decay (Loshchilov & Hutter 2019):
      *   g *= grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;

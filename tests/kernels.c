@@ -119,6 +119,118 @@ static void check_gemm(struct bed *t)
     }
 }
 
+/* A random mask of about share q; row 1 is empty and row 2 full, where they
+ * are.  n:m where of > 0: n of `of` consecutive are kept.                     */
+static struct at_sparse *draw_pattern(struct bed *t, size_t M, size_t C,
+                                      double q, size_t n, size_t of)
+{
+    uint8_t *mask = at_alloc(&t->cx, &t->cx.scratch, M * at_mask_row(C) + 1);
+    struct at_sparse *s;
+    assert_non_null(mask);
+    for (size_t i = 0; i < M; i++)
+        for (size_t c = 0; c < C; c++) {
+            bool yes = at_rng_uniform(&t->rng, 2, t->drawn++) < q;
+            if (of)
+                yes = (c + i) % of < n;
+            else if (i == 1 || i == 2)
+                yes = i == 2;
+            mask[i * at_mask_row(C) + c / 8] |= (uint8_t)(yes << c % 8);
+        }
+    OK(&t->cx, at_sparse_create(&t->cx, &t->cx.scratch, M, C, mask, true, &s));
+    return s;
+}
+
+/* w[M,C] zero outside the pattern, its values both ways.                     */
+static float *draw_values(struct bed *t, const struct at_sparse *s, float **v,
+                          float **turned)
+{
+    float *w = draw(t, s->M * s->C, 1);
+    *v = blank(t, s->n);
+    *turned = blank(t, s->n);
+    at_sparse_gather(s, *v, w);
+    at_sparse_fill(s, w, *v);
+    OK(&t->cx, at_sparse_turn(&t->cx, s, *turned, *v));
+    return w;
+}
+
+static void sparse_products(struct bed *t, const struct at_sparse *s, size_t N)
+{
+    float *v, *vt, *w = draw_values(t, s, &v, &vt);
+    float *x = draw(t, N * s->C, 1), *dy = draw(t, N * s->M, 1);
+    float *y = draw(t, N * s->M, 1), *z = copy(t, y, N * s->M);
+    float *dx = blank(t, N * s->C), *dz = blank(t, N * s->C);
+    float *dv = draw(t, s->n, 1), *du = copy(t, dv, s->n);
+    double tol = 2e-6 * (double)(4 + (s->C + s->M + N) / 8);
+    char name[80];
+    snprintf(name, sizeof name, "sparse %zux%zu, %zu of them, %zu tokens", s->M,
+             s->C, s->n, N);
+    for (int acc = 0; acc < 2; acc++) {
+        t->k->sp_mm(y, x, v, s, N, acc);
+        ref->gemm(AT_NT, z, x, w, N, s->M, s->C, 1, acc ? 1.0f : 0.0f);
+        same(t, name, y, z, N * s->M, tol);
+        t->k->sp_mm(dx, dy, vt, s->turned, N, acc);
+        ref->gemm(AT_NN, dz, dy, w, N, s->C, s->M, 1, acc ? 1.0f : 0.0f);
+        same(t, name, dx, dz, N * s->C, tol);
+        t->k->sp_dw(dv, dy, x, s, N, acc);
+        ref->sp_dw(du, dy, x, s, N, acc);
+        same(t, name, dv, du, s->n, tol);
+    }
+}
+
+static void sparse_factors(struct bed *t, const struct at_sparse *s, size_t R)
+{
+    float *v, *vt;
+    float *b, *a, *got, *want, *da, *db, *ea, *eb;
+    draw_values(t, s, &v, &vt);
+    b = draw(t, s->M * R, 1);
+    a = draw(t, R * s->C, 1);
+    got = blank(t, s->n);
+    want = blank(t, s->n);
+    da = draw(t, R * s->C, 1);
+    db = draw(t, s->M * R, 1);
+    ea = copy(t, da, R * s->C);
+    eb = copy(t, db, s->M * R);
+    t->k->sp_low(got, v, b, a, s, R, 0.5f, false);
+    ref->sp_low(want, v, b, a, s, R, 0.5f, false);
+    same(t, "sp_low", got, want, s->n, 1e-5);
+    t->k->sp_low(got, vt, b, a, s->turned, R, 0.5f, true);
+    OK(&t->cx, at_sparse_turn(&t->cx, s, vt, want));
+    same(t, "sp_low turned", got, vt, s->n, 1e-5);
+    for (int acc = 1; acc >= 0; acc--) {
+        t->k->sp_low_bwd(da, db, v, b, a, s, R, 0.5f, acc, acc);
+        ref->sp_low_bwd(ea, eb, v, b, a, s, R, 0.5f, acc, acc);
+        same(t, "da", da, ea, R * s->C, 2e-6 * (double)(8 + s->M / 4));
+        same(t, "db", db, eb, s->M * R, 2e-6 * (double)(8 + s->C / 4));
+    }
+}
+
+static void check_sparse(struct bed *t)
+{
+    static const size_t shapes[][2] = {
+        { 1, 1 }, { 3, 7 }, { 5, 130 }, { 17, 64 }, { 40, 300 }, { 130, 129 },
+        { 1100, 40 },
+    };
+    static const size_t tokens[] = { 0, 1, 2, 3, 4, 5, 17, 33, 64, 70, 150 };
+    static const size_t nm[][2] = { { 2, 4 }, { 1, 4 }, { 4, 8 }, { 3, 5 } };
+    static const double shares[] = { 0, 0.1, 0.5, 1 };
+    for (size_t i = 0; i < AT_COUNT(shapes); i++)
+        for (size_t j = 0; j < AT_COUNT(shares) + AT_COUNT(nm); j++) {
+            const size_t *of = j < AT_COUNT(shares) ? (size_t[]){ 0, 0 }
+                                                    : nm[j - AT_COUNT(shares)];
+            double q = j < AT_COUNT(shares) ? shares[j] : 0;
+            for (size_t n = 0; n < AT_COUNT(tokens); n++) {
+                sparse_products(t, draw_pattern(t, shapes[i][0], shapes[i][1],
+                                                q, of[0], of[1]), tokens[n]);
+                at_arena_reset(&t->cx.scratch);
+            }
+            for (size_t R = 1; R <= 70; R += 23) {
+                sparse_factors(t, draw_pattern(t, shapes[i][0], shapes[i][1], q,
+                                               of[0], of[1]), R);
+                at_arena_reset(&t->cx.scratch);
+            }
+        }
+}
+
 /* b has `all` of what is chosen from; every third and the last two of it.    */
 static void some_once(struct bed *t, enum at_gemm layout, bool cols, size_t M,
                       size_t N, size_t K, float alpha, float beta)
@@ -493,6 +605,20 @@ static void check_rows(struct bed *t)
         }
 }
 
+static void check_distil(struct bed *t, const int32_t *target, const float *w,
+                         size_t N, size_t V, float T)
+{
+    size_t n = N * V;
+    float *x = draw(t, n, 5), *z = copy(t, x, n), *soft = draw(t, n, 5);
+    float *ce = blank(t, N), *de = blank(t, N), *kl = blank(t, N);
+    float *dl = blank(t, N);
+    t->k->distil_fwd_bwd(ce, kl, x, soft, target, w, N, V, 0.3f, T);
+    ref->distil_fwd_bwd(de, dl, z, soft, target, w, N, V, 0.3f, T);
+    same(t, "ce beside a teacher", ce, de, N, 5e-6);
+    same(t, "kl", kl, dl, N, 2e-5);
+    same(t, "dlogits beside a teacher", x, z, n, 2e-5);
+}
+
 /* Rows 1, 2, 4, 5, 7.. are few, 3, 6, .. the rest, row 0 is neither.          */
 static void check_join(struct bed *t)
 {
@@ -561,6 +687,7 @@ static void check_xent(struct bed *t)
         ref->xent_fwd_bwd(de, z, target, w, N, V);
         same(t, "ce with gradient", ce, de, N, 5e-6);
         same(t, "dlogits", x, z, n, 2e-5);
+        check_distil(t, target, w, N, V, s % 2 ? 1 : 2.5f);
         at_arena_reset(&t->cx.scratch);
     }
 }
@@ -614,7 +741,7 @@ static void check_sumsq(struct bed *t)
 
 static const struct { const char *name; void (*run)(struct bed *t); } checks[] = {
     { "gemm", check_gemm }, { "gemm of some", check_gemm_some },
-    { "bias", check_bias },
+    { "sparse", check_sparse }, { "bias", check_bias },
     { "rmsnorm", check_rmsnorm }, { "layernorm", check_layernorm },
     { "rope", check_rope }, { "attention", check_attention },
     { "cached attention", check_cached }, { "activations", check_act },

@@ -158,6 +158,45 @@ void ref_xent_fwd_bwd(at_real *ce, at_real *logits, const int32_t *target,
     }
 }
 
+/* log of the sum of e^(x/T) */
+static at_real log_sum_tempered(const at_real *x, size_t V, at_real T)
+{
+    at_real top = x[0];
+    double sum = 0;
+    for (size_t j = 1; j < V; j++)
+        top = x[j] > top ? x[j] : top;
+    for (size_t j = 0; j < V; j++)
+        sum += exp((double)((x[j] - top) / T));
+    return top / T + (at_real)log(sum);
+}
+
+void ref_distil_fwd_bwd(at_real *ce, at_real *kl, at_real *x, const at_real *t,
+                        const int32_t *target, const at_real *weight, size_t N,
+                        size_t V, at_real a, at_real T)
+{
+    for (size_t i = 0; i < N; i++) {
+        at_real *row = x + i * V, lse, sx, st;
+        const at_real *soft = t + i * V;
+        ce[i] = kl[i] = 0;
+        if (target[i] < 0) {
+            memset(row, 0, V * sizeof *row);
+            continue;
+        }
+        lse = log_sum_exp(row, V);
+        sx = log_sum_tempered(row, V, T);
+        st = log_sum_tempered(soft, V, T);
+        ce[i] = lse - row[target[i]];
+        for (size_t j = 0; j < V; j++) {
+            at_real lp = row[j] / T - sx, lq = soft[j] / T - st;
+            at_real p = (at_real)exp((double)lp), q = (at_real)exp((double)lq);
+            at_real one = (at_real)exp((double)(row[j] - lse));
+            kl[i] += q * (lq - lp);
+            row[j] = weight[i] * ((1 - a) * one + a / T * (p - q));
+        }
+        row[target[i]] -= weight[i] * (1 - a);
+    }
+}
+
 void ref_adamw(at_real *p, at_real *m, at_real *v, const at_real *g, size_t n,
                const struct at_adamw *s)
 {

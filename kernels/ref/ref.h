@@ -64,12 +64,26 @@ void ref_xent_fwd(at_real *ce, at_real *gap, const at_real *logits,
                   const int32_t *target, size_t N, size_t V);
 void ref_xent_fwd_bwd(at_real *ce, at_real *logits, const int32_t *target,
                       const at_real *weight, size_t N, size_t V);
+void ref_distil_fwd_bwd(at_real *ce, at_real *kl, at_real *x, const at_real *t,
+                        const int32_t *target, const at_real *weight, size_t N,
+                        size_t V, at_real a, at_real T);
 void ref_adamw(at_real *p, at_real *m, at_real *v, const at_real *g, size_t n,
                const struct at_adamw *s);
 void ref_sgd(at_real *p, at_real *m, const at_real *g, size_t n,
              const struct at_sgd *s);
 void ref_lion(at_real *p, at_real *m, const at_real *g, size_t n,
               const struct at_lion *s);
+void ref_sp_mm(at_real *y, const at_real *x, const at_real *v,
+               const struct at_sparse *s, size_t N, bool acc);
+void ref_sp_dw(at_real *dv, const at_real *dy, const at_real *x,
+               const struct at_sparse *s, size_t N, bool acc);
+void ref_sp_low(at_real *v, const at_real *w, const at_real *b,
+                const at_real *a, const struct at_sparse *s, size_t R,
+                at_real scale, bool turned);
+void ref_sp_low_bwd(at_real *da, at_real *db, const at_real *dv,
+                    const at_real *b, const at_real *a,
+                    const struct at_sparse *s, size_t R, at_real scale,
+                    bool acc_da, bool acc_db);
 double ref_sumsq(const at_real *x, size_t n);
 
 #endif
