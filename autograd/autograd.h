@@ -25,7 +25,7 @@
 
 #include "kernels/kernels.h"
 
-enum { AT_IN_MAX = 8, AT_OUT_MAX = 5, AT_DIM_MAX = 4 };
+enum { AT_IN_MAX = 8, AT_OUT_MAX = 6, AT_DIM_MAX = 4 };
 
 enum at_dtype { AT_REAL, AT_I32 };
 
@@ -51,6 +51,9 @@ struct at_val {
     struct at_val *grad;        /* while and after at_grad                   */
     bool wants_grad;            /* a trainable param stands at or below      */
     bool keep;                  /* its memory outlives the run: a result     */
+    const struct at_sparse *sparse; /* of a frozen param: data holds the values
+                                 * of this pattern, and behind them those of
+                                 * its transpose (at_turned); NULL: dense     */
     size_t *live;               /* rows in use in this run; NULL: all        */
     struct at_src at;           /* the recipe line that asked for it         */
     /* private to autograd/ */
@@ -73,11 +76,12 @@ enum at_op_id {
     AT_OP_ACT, AT_OP_ACT_BWD, AT_OP_GLU, AT_OP_GLU_BWD,
     AT_OP_ADD, AT_OP_MUL, AT_OP_SCALE, AT_OP_DROPOUT,
     AT_OP_ROWS, AT_OP_ROWS_BWD, AT_OP_LINEAR_XENT,
-    AT_OP_LINEAR_CE, AT_OP_LINEAR_CE_BWD,
+    AT_OP_LINEAR_CE, AT_OP_LINEAR_CE_BWD, AT_OP_LINEAR_DISTIL,
     AT_OP_ROUTE, AT_OP_ROUTE_BWD, AT_OP_GATE, AT_OP_GATE_BWD,
     AT_OP_CAPACITY, AT_OP_CAPACITY_BWD, AT_OP_PICK, AT_OP_SCATTER,
     AT_OP_ALIKE,
     AT_OP_TAP, AT_OP_TAP_BWD,
+    AT_OP_MASKED_LINEAR, AT_OP_MASKED_LINEAR_DX, AT_OP_MASKED_LINEAR_DAB,
     AT_OP_CONTEXT, AT_OP_CHANNELS, AT_OP_LINEAR_AT, AT_OP_LINEAR_AT_DX,
     AT_OP_CUT, AT_OP_JOIN,
     AT_OP_COUNT
@@ -108,7 +112,7 @@ struct at_run {
 /* How the gradient check exercises an op: the dims of each input; an input
  * with ids > 0 holds integers in [0, ids).                                   */
 struct at_op_test {
-    struct { size_t d[AT_DIM_MAX]; int ids; bool frozen; } in[AT_IN_MAX];
+    struct { size_t d[AT_DIM_MAX]; int ids; bool frozen, sparse; } in[AT_IN_MAX];
     struct at_attr attr;
     double tol;             /* 0: 1e-6                                       */
 };
@@ -137,7 +141,7 @@ struct at_op {
      * no derivative and refuses to be differentiated.                        */
     int (*grad)(struct at_grads *d, struct at_node *n);
     double (*flops)(const struct at_node *n);   /* NULL: counted as 0         */
-    struct at_op_test test[3];  /* rows with tol or dims; ended by empty      */
+    struct at_op_test test[4];  /* rows with tol or dims; ended by empty      */
 };
 
 extern const struct at_op *const at_ops[AT_OP_COUNT];
@@ -159,6 +163,10 @@ struct at_param {
 
 /* Decides, once per param, whether it is trained.                            */
 typedef bool at_trains_fn(const void *self, const char *name);
+/* The pattern of a frozen param, once per param; *s NULL: it is dense.       */
+typedef int at_pattern_fn(const void *self, const char *name,
+                          const struct at_shape *shape,
+                          const struct at_sparse **s);
 
 struct at_params {
     struct at_ctx *cx;
@@ -167,6 +175,8 @@ struct at_params {
     size_t n, cap;
     at_trains_fn *trains;       /* NULL: all are                             */
     const void *trains_self;
+    at_pattern_fn *pattern;     /* NULL: all are dense                        */
+    const void *pattern_self;
     bool need_grads;            /* give trainable params gradient memory     */
     bool elsewhere;             /* which their caller fills: graphs do not    */
     bool sealed;                /* memory is given out: no new params        */
@@ -184,6 +194,8 @@ void at_params_init(struct at_params *ps, struct at_ctx *cx,
 struct at_param *at_param(struct at_params *ps, const char *name,
                           struct at_shape shape, struct at_init init);
 struct at_param *at_param_find(const struct at_params *ps, const char *name);
+/* Of a sparse val: where the values of the transpose stand.                  */
+at_real *at_turned(const struct at_val *v);
 /* Bytes that at_params_seal will take.                                       */
 size_t at_params_bytes(const struct at_params *ps, bool grads);
 /* Gives every param its memory (zeros) and, with need_grads, its gradient.   */
@@ -323,6 +335,12 @@ struct at_val *at_linear(struct at_graph *g, struct at_val *x,
 /* y[N,M] = y0[N,M] + alpha x[N,C] w[M,C]^T.                                  */
 struct at_val *at_linear_add(struct at_graph *g, struct at_val *y0,
                              struct at_val *x, struct at_val *w, double alpha);
+/* y = x w'^T + b, w' = w + alpha (B A) where w, sparse and frozen, has entries:
+ * a mask on the update.  a [R,C], lb [M,R]; b [M] may be NULL.               */
+struct at_val *at_masked_linear(struct at_graph *g, struct at_val *x,
+                                struct at_val *w, struct at_val *a,
+                                struct at_val *lb, struct at_val *b,
+                                double alpha);
 /* w [C]; x [N,C], or [N,M*C]: each C of a row apart (a head).                 */
 struct at_val *at_rmsnorm(struct at_graph *g, struct at_val *x,
                           struct at_val *w, double eps);
@@ -368,6 +386,14 @@ struct at_val *at_rows(struct at_graph *g, struct at_val *w,
 struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
                               struct at_val *w, struct at_val *target,
                               struct at_val *weight, struct at_val **ce);
+/* The same beside a teacher, whose hidden states are tx [N,D] and whose head is
+ * tw [V,D]: sum of weight[i] ((1-a) cross-entropy + a KL(teacher || model)), both
+ * softened by the temperature T (kept to a millionth) in the KL; *kl: [N].     */
+struct at_val *at_linear_distil(struct at_graph *g, struct at_val *x,
+                                struct at_val *w, struct at_val *target,
+                                struct at_val *weight, struct at_val *tx,
+                                struct at_val *tw, double a, double T,
+                                struct at_val **ce, struct at_val **kl);
 /* ce [N]: cross-entropy(x[i] w^T, target[i]), 0 where there is no target.
  * Backward computes the logits a second time.  *gap, if asked for: [N] by how
  * much the largest logit is above the target's; it has no derivative.         */

@@ -151,6 +151,25 @@ static size_t *live_of(const struct at_node *n)
     return NULL;
 }
 
+/* The few ops that know a sparse weight.                                     */
+static bool takes_sparse(enum at_op_id op)
+{
+    return op == AT_OP_LINEAR || op == AT_OP_LINEAR_DX ||
+           op == AT_OP_MASKED_LINEAR || op == AT_OP_MASKED_LINEAR_DX ||
+           op == AT_OP_MASKED_LINEAR_DAB;
+}
+
+static int check_sparse(struct at_graph *g, enum at_op_id op,
+                        struct at_val *const *in, int n_in)
+{
+    for (int i = 0; i < n_in && !takes_sparse(op); i++)
+        if (in[i] && in[i]->sparse)
+            return at_fail(g->cx, AT_EINVAL, "%s: '%s' is a pruned weight, which "
+                           "this part of a model reads only when it is dense",
+                           at_ops[op]->name, in[i]->name);
+    return AT_OK;
+}
+
 struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
                          struct at_val *const *in, int n_in,
                          struct at_attr attr)
@@ -165,6 +184,8 @@ struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
     for (int i = 0; i < n_in; i++)
         if (!in[i] && i < row->n_in_min)
             return NULL;            /* the error is recorded already         */
+    if (check_sparse(g, op, in, n_in) < 0)
+        return NULL;
     n = add_node(g, op, in, n_in, attr);
     if (!n)
         return NULL;
