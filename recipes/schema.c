@@ -18,8 +18,13 @@ const struct at_key_group at_key_groups[] = {
     { "data", "What it is trained on: a dataset made by `attune data`." },
     { "batch", "How many tokens make a step: rows x length x accumulate." },
     { "align", "Objectives over whole texts: preferences, rewards." },
+    { "teacher", "A model whose predictions are learnt beside the targets, such "
+                 "as the dense model that a pruned one was made of." },
     { "lora", "Low-rank adapters (LoRA): the model stays as it is and small "
               "factors beside its weights are trained." },
+    { "masked_lora", "Low-rank adapters on a pruned model (`attune prune`) that "
+                     "keep it pruned: the update has the mask of the weight "
+                     "(SparseLoRA of RESSA)." },
     { "linear", "Whole matrices beside the model's own: fine-tuning of chosen "
                 "layers in full, kept apart from the model." },
     { "mlp", "Small networks beside the model's layers." },
@@ -36,6 +41,8 @@ const struct at_key_group at_key_groups[] = {
     { "optim", "The optimizer." },
     { "schedule", "The learning rate over the steps of the run." },
     { "train", "How long, and how." },
+    { "gradual", "Pruning while the weights are trained: the smallest of every "
+                 "matrix go to zero and stay there." },
     { "eval", "Measuring on documents that are not trained on." },
     { "checkpoint", "Saving, so that a run can be resumed." },
     { "log", "Metrics." },
@@ -176,6 +183,18 @@ const struct at_key at_keys[] = {
       .help = "Which of the dataset's scores is learnt, when it has several." },
 
 
+    { "teacher.weight", REAL(0, 1, "0"), .also = "kl_weight kd_weight",
+      .help = "Share of the loss: (1 - weight) cross-entropy + weight "
+              "KL(teacher || model), a mean over target tokens; 0: no "
+              "teacher." },
+    { "teacher.path", TEXT(PATH, ""), .with = "teacher.weight",
+      .also = "teacher_model",
+      .help = "Its file; by default the model that model.path was pruned "
+              "from." },
+    { "teacher.temperature", REAL(0.01, 100, "1"), .with = "teacher.weight",
+      .help = "Both predictions are softened by it in the KL; the KL is not "
+              "scaled by its square." },
+
     { "lora.rank", INT(0, 4096, "0"), .also = "r lora_r lora_rank",
       .help = "Rank of the adapters; 0: no adapters, the model itself is "
               "trained." },
@@ -193,6 +212,14 @@ const struct at_key at_keys[] = {
       .also = "init_lora_weights",
       .help = "How the first factor starts (uniform: within 1/sqrt(width)); "
               "the second starts at zero." },
+
+    { "masked_lora.rank", INT(0, 4096, "0"),
+      .help = "Rank of the adapters; 0: none." },
+    { "masked_lora.alpha", REAL(1e-6, 1e6, "16"), .with = "masked_lora.rank",
+      .help = "The update is scaled by alpha / rank." },
+    { "masked_lora.targets", TEXT(PATTERN, "_proj"), .with = "masked_lora.rank",
+      .help = "Sites that get one: searched in each site's name.  They must be "
+              "pruned." },
 
     { "linear.use", INT(0, 1, "0"), .also = "full_delta",
       .help = "1: whole matrices are trained beside those of the model." },
@@ -366,6 +393,24 @@ const struct at_key at_keys[] = {
     { "train.on_nonfinite", CHOICE("stop|skip|rollback", "stop"),
       .help = "When a loss or gradient is not finite: stop the run, skip the "
               "step, or go back to the last checkpoint and skip the data." },
+
+    { "gradual.sparsity", REAL(0, 0.999, "0"), .also = "final_sparsity",
+      .help = "Share of each matrix that is zero in the end; 0: none.  `attune "
+              "prune RUN OUT --method magnitude` with the same share stores the "
+              "result sparse." },
+    { "gradual.begin", INT(0, COUNT_MAX, "0"), .unit = "steps",
+      .with = "gradual.sparsity", .also = "begin_step",
+      .help = "Step at which pruning begins." },
+    { "gradual.end", INT(0, COUNT_MAX, "0"), .unit = "steps",
+      .with = "gradual.sparsity", .also = "end_step",
+      .help = "Step at which the share is reached, by a cubic curve; 0: the "
+              "last." },
+    { "gradual.every", INT(1, COUNT_MAX, "10"), .unit = "steps",
+      .with = "gradual.sparsity", .also = "pruning_frequency",
+      .help = "Steps between prunings." },
+    { "gradual.targets", TEXT(PATTERN, "_proj\\.weight$"),
+      .with = "gradual.sparsity",
+      .help = "Matrices that are pruned: searched in each parameter's name." },
 
     { "eval.every", INT(0, COUNT_MAX, "0"), .unit = "steps",
       .also = "eval_steps eval_interval",

@@ -418,41 +418,6 @@ static void eval_defaults(void *args)
     a->backend = "cpu";
 }
 
-static int eval_data(struct at_ctx *cx, const struct eval_args *a,
-                     struct at_infer *in, struct at_eval_sum *sum)
-{
-    struct at_loader_options o = {
-        .split = a->all ? AT_TRAIN : AT_VALIDATION, .packing = AT_PACK_DOCS,
-        .rows = in->st->set.rows, .length = in->st->set.length, .once = true,
-        .all_roles = a->lm,
-    };
-    const struct at_batch *b = NULL;
-    struct at_loader *l = NULL;
-    struct at_data *d;
-    char mine[33];
-    int rc = at_data_open(cx, &cx->run, a->data, &d);
-    if (rc < 0)
-        return rc;
-    at_hash_hex(at_tok_hash(in->m->tok), mine);
-    if (strcmp(mine, d->tok_hash) != 0)
-        rc = at_fail(cx, AT_EINVAL, "%s was made with another tokenizer than "
-                     "the model's", a->data);
-    else if (in->m->d.value && !d->preference)
-        rc = at_fail(cx, AT_EINVAL, "%s is a reward model, measured on "
-                     "preferences; %s holds none", in->m->path, a->data);
-    o.groups = o.ends = in->m->d.value;
-    if (rc == AT_OK)
-        rc = at_loader_create(cx, d, &o, &l);
-    while (rc == AT_OK && !(b && b->last)) {
-        rc = at_loader_next(cx, l, &b);
-        if (rc == AT_OK)
-            at_step_eval(in->st, b, sum);
-    }
-    at_loader_destroy(l);
-    at_data_close(d);
-    return rc;
-}
-
 static int eval_text(struct at_ctx *cx, const struct eval_args *a,
                      struct at_infer *in, struct at_eval_sum *sum)
 {
@@ -483,7 +448,8 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
     rc = a->text ? at_model_need_words(cx, in->m)
                  : at_model_need_tokenizer(cx, in->m);
     if (rc == AT_OK)
-        rc = a->text ? eval_text(cx, a, in, &sum) : eval_data(cx, a, in, &sum);
+        rc = a->text ? eval_text(cx, a, in, &sum)
+                     : at_infer_data(cx, in, a->data, a->all, a->lm, &sum);
     if (rc == AT_OK)
         capacity = at_metrics_share_mean(in->st->eval.gauge,
                                          in->st->eval.n_gauges);
@@ -549,24 +515,33 @@ static int merge(struct at_ctx *cx, const void *args, char *const *pos, int n)
     const struct merge_args *a = args;
     enum at_h5_type type;
     struct at_infer *in;
+    struct at_zeros z;
+    struct at_h5 *from;
     double largest;
     bool same;
     int rc = weight_type(cx, a->dtype, &type);
     (void)n;
     if (rc == AT_OK)
-        rc = at_infer_open(cx, pos[0], "cpu", 0, 1, 32, 0, 0, &in);
+        rc = at_infer_open_to_merge(cx, pos[0], &in);
     if (rc < 0)
         return rc;
+    from = in->m->base ? in->m->base : in->m->f;
     rc = at_infer_merge(cx, in, &largest, &same);
     if (rc == AT_OK)
+        rc = at_sparse_count(cx, from, &in->ps, &z);
+    if (rc == AT_OK)
         rc = at_model_write(cx, pos[1], &in->m->d, in->m->tok, &in->ps, type,
-                            in->m->base ? in->m->base : in->m->f);
+                            from);
     if (rc == AT_OK)
         printf("%s: written%s%s; largest logit difference to the adapted model "
                "%.2e, likeliest token %s\n", pos[1],
                in->m->adapters.n ? ", adapter merged" : "",
                type == AT_H5_BF16 ? ", then rounded to bfloat16" : "", largest,
                same ? "the same" : "NOT the same");
+    if (rc == AT_OK && z.weights)
+        printf("of %zu pruned weights in %zu, %zu are still zero%s\n", z.zeros,
+               z.weights, z.still, z.still == z.zeros ? "" : ": the model is no "
+               "longer sparse where they are not (masked_lora keeps them)");
     at_infer_close(in);
     return rc;
 }

@@ -250,6 +250,20 @@ static int open_offload(struct at_job *j)
                              &j->offload);
 }
 
+/* Pruned weights that are not trained stay sparse; but merged ones are written,
+ * and of others channels are taken.                                          */
+static void use_patterns(struct at_job *j)
+{
+    struct at_model *m = j->start;
+    if (!m || at_recipe_bool(j->r, "offload.merged") ||
+        size_of(j, "context_sparse.rank") > 0)
+        return;
+    j->patterns = (struct at_patterns){ j->cx, &j->cx->run,
+                                        m->base ? m->base : m->f, true };
+    j->ps.pattern = at_patterns_find;
+    j->ps.pattern_self = &j->patterns;
+}
+
 /* What contextual sparsity cannot go with.                                    */
 static int check_sparse(struct at_job *j, bool every)
 {
@@ -337,13 +351,17 @@ static int build(struct at_job *j)
     at_params_init(&j->ps, j->cx, &j->cx->run);
     j->ps.trains = at_rules_train;
     j->ps.trains_self = j->rules;
+    use_patterns(j);
     rc = open_offload(j);
+    if (rc == AT_OK)
+        rc = at_job_open_teacher(j);
     if (rc < 0)
         return rc;
     rc = open_sparse(j);
     if (rc < 0)
         return rc;
     s.offload = j->offload;
+    s.teacher = j->teacher.ps ? &j->teacher : NULL;
     s.sparse = j->sparse;
     act_on(j, "batch.length");
     rc = at_step_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k, &j->adapters,
@@ -416,6 +434,30 @@ static int set_optim(struct at_job *j)
     return AT_OK;
 }
 
+static int open_gradual(struct at_job *j)
+{
+    struct at_gradual_settings s = {
+        .sparsity = at_recipe_real(j->r, "gradual.sparsity"),
+        .begin = (uint64_t)at_recipe_int(j->r, "gradual.begin"),
+        .end = (uint64_t)at_recipe_int(j->r, "gradual.end"),
+        .every = (uint64_t)at_recipe_int(j->r, "gradual.every"),
+        .targets = at_recipe_text(j->r, "gradual.targets"),
+    };
+    if (!(s.sparsity > 0))
+        return AT_OK;
+    act_on(j, "gradual.end");
+    if (s.end == 0)
+        s.end = j->steps;
+    if (s.end <= s.begin || s.end > j->steps)
+        return at_fail(j->cx, AT_EINVAL, "gradual.end is step %llu; it must be "
+                       "after gradual.begin, %llu, and within the run's %llu "
+                       "steps", (unsigned long long)s.end,
+                       (unsigned long long)s.begin,
+                       (unsigned long long)j->steps);
+    act_on(j, "gradual.targets");
+    return at_gradual_create(j->cx, &j->cx->run, &s, &j->ps, &j->gradual);
+}
+
 /* Steps of the run: given, or counted from the rows of every epoch.          */
 static void count_steps(struct at_job *j)
 {
@@ -445,9 +487,11 @@ static void size_up(struct at_job *j)
     j->memory[AT_MEM_FROZEN] = j->ps.n_fixed * sizeof(at_real);
     if (j->reference)
         j->memory[AT_MEM_FROZEN] += at_params_bytes(j->reference, false);
+    if (j->teacher.ps)
+        j->memory[AT_MEM_FROZEN] += at_params_bytes(j->teacher.ps, false);
     j->memory[AT_MEM_TRAINED] = j->memory[AT_MEM_GRADS] = trained;
     j->memory[AT_MEM_OPTIM] = at_optim_bytes(impl, &j->optim, j->ps.n_flat);
-    j->memory[AT_MEM_ACTIVATIONS] = j->st->region_bytes;
+    j->memory[AT_MEM_ACTIVATIONS] = j->st->region_bytes + j->st->taught_bytes;
     if (j->offload)
         j->memory[AT_MEM_OFFLOAD] = at_offload_bytes(j->offload);
 }
@@ -500,6 +544,8 @@ int at_job_open(struct at_ctx *cx, struct at_recipe *r, struct at_job **made)
         count_steps(j);
         rc = set_optim(j);
     }
+    if (rc == AT_OK)
+        rc = open_gradual(j);
     done_with(j);
     if (rc < 0) {
         at_job_close(j);
@@ -544,6 +590,8 @@ int at_job_start(struct at_job *j)
         rc = at_params_seal(j->reference);
     if (rc == AT_OK && j->reference)
         rc = at_model_read(cx, j->start, j->reference, false);
+    if (rc == AT_OK)
+        rc = at_job_start_teacher(j);
     if (rc == AT_OK && j->start)
         rc = at_model_read(cx, j->start, &j->ps, j->start->adapters.n > 0);
     if (rc == AT_OK)
@@ -582,6 +630,7 @@ void at_job_close(struct at_job *j)
     at_params_finish(&j->ps);
     if (j->reference)
         at_params_finish(j->reference);
+    at_job_close_teacher(j);
     at_adapters_destroy(&j->adapters);
     at_rules_destroy(j->rules);
     if (j->validation != j->data)

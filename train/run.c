@@ -95,6 +95,19 @@ static int handle_nonfinite(struct loop *l)
     return rc;
 }
 
+/* The step that the batches and the job's state stand before.                */
+static int move_weights(struct loop *l, struct at_step_result *r)
+{
+    struct at_job *j = l->j;
+    int rc;
+    at_gradual_before(j->gradual);
+    rc = at_step_run(j->st, l->batch, j->o,
+                     at_schedule_lr(&j->schedule, j->s.step), j->s.step, r);
+    if (rc == AT_OK)
+        at_gradual_after(j->gradual, j->s.step);
+    return rc;
+}
+
 static int one_step(struct loop *l)
 {
     struct at_job *j = l->j;
@@ -107,8 +120,7 @@ static int one_step(struct loop *l)
         return rc;
     j->s.step++;
     j->s.cursor = next;
-    rc = at_step_run(j->st, l->batch, j->o,
-                     at_schedule_lr(&j->schedule, j->s.step), j->s.step, &r);
+    rc = move_weights(l, &r);
     if (rc < 0 && rc != AT_ENONFINITE)
         return rc;
     j->s.tokens += r.n_tokens;
@@ -417,9 +429,7 @@ int at_run_replay(struct at_ctx *cx, const char *dir, uint64_t step,
             break;
         j->s.step++;
         j->s.cursor = next;
-        rc = at_step_run(j->st, l.batch, j->o,
-                         at_schedule_lr(&j->schedule, j->s.step), j->s.step,
-                         r);
+        rc = move_weights(&l, r);
         if (j->roller && j->s.step < step)
             at_roller_follow(j->roller);
         if (rc == AT_ENONFINITE && j->s.step < step)

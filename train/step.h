@@ -20,6 +20,14 @@
 #include "train/models/model.h"
 #include "train/offload/offload.h"
 
+/* A model whose predictions are learnt beside the targets: the loss of a target
+ * token is (1-weight) cross-entropy + weight KL(teacher || model).           */
+struct at_teacher {
+    const struct at_decoder *d;
+    struct at_params *ps;
+    double weight, temperature;
+};
+
 struct at_step_settings {
     size_t rows, length;        /* B, T of a micro-batch                      */
     size_t accumulate;          /* micro-batches a step                       */
@@ -32,6 +40,7 @@ struct at_step_settings {
     /* Weights of the reference; NULL: those of the model without adapters.   */
     struct at_params *reference;
     struct at_offload *offload; /* NULL: the graph takes all gradients        */
+    const struct at_teacher *teacher;   /* of language modelling; NULL: none  */
     struct at_context_sparse *sparse;   /* of training; NULL: dense           */
     bool sparse_eval;           /* of evaluation too                          */
 };
@@ -45,6 +54,8 @@ struct at_step_io {
     struct at_val *gap;         /* [N] of the same; evaluation of such         */
     struct at_val *value;       /* [N,1] of such                              */
     struct at_val *seed;        /* like ce or value: derivative of the loss   */
+    struct at_val *taught, *kl; /* the teacher's hidden states; [N]           */
+    struct at_val *head;        /* of the teacher                             */
     struct at_metrics_share *gauge;     /* the graph's gauges: sums           */
     size_t n_gauges;
 };
@@ -55,7 +66,7 @@ struct at_step {
     const struct at_decoder *d;
     struct at_params *ps;
     const struct at_kernels *k;
-    struct at_step_io train, eval, ref;
+    struct at_step_io train, eval, ref, teach;
     struct at_gather *seq;
     const float *score;         /* of document i: score[i * score_stride]     */
     size_t score_stride;
@@ -64,6 +75,8 @@ struct at_step {
     double share;               /* of the step, this micro-batch              */
     void *region;
     size_t region_bytes;
+    void *taught;               /* hidden states, between the two graphs      */
+    size_t taught_bytes;
     /* The running mean and variance of the gradient norm, for its z-score;
      * part of the checkpoint.                                                */
     double norm_mean, norm_var;
