@@ -43,7 +43,7 @@ struct job {
     struct at_val *ids, *pos, *first, *target, *weight, *loss;
     struct at_generator *gen;
     double s[ROUNDS], start_s;
-    size_t drawn, pattern_bytes;
+    size_t drawn;
 };
 
 static struct at_ctx cx;
@@ -182,6 +182,19 @@ static double once(struct job *j)
     return (now() - j->start_s) / (NEW - 1);
 }
 
+/* Weights in memory: values, columns, bits and where rows begin.             */
+static double bytes_of(const struct job *j)
+{
+    double n = (double)at_params_bytes(&j->ps, false);
+    for (size_t i = 0; i < j->ps.n; i++) {
+        const struct at_sparse *s = j->ps.p[i]->val.sparse;
+        for (; s; s = s->turned)
+            n += (double)(s->n + s->blocks * s->M *
+                                     (2 * sizeof *s->bits + sizeof *s->start));
+    }
+    return n;
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -235,7 +248,7 @@ int main(int argc, char **argv)
                1e3 * job[i].s[rounds / 2],
                job[0].s[rounds / 2] / job[i].s[rounds / 2],
                train ? job[i].plan->flops * 1e-9
-                     : (double)at_params_bytes(&job[i].ps, false) / 1048576);
+                     : bytes_of(&job[i]) / 1048576);
     }
     return 0;
 }
