@@ -25,7 +25,7 @@
 
 #include "kernels/kernels.h"
 
-enum { AT_IN_MAX = 8, AT_OUT_MAX = 5, AT_DIM_MAX = 4 };
+enum { AT_IN_MAX = 8, AT_OUT_MAX = 6, AT_DIM_MAX = 4 };
 
 enum at_dtype { AT_REAL, AT_I32 };
 
@@ -51,6 +51,9 @@ struct at_val {
     struct at_val *grad;        /* while and after at_grad                   */
     bool wants_grad;            /* a trainable param stands at or below      */
     bool keep;                  /* its memory outlives the run: a result     */
+    const struct at_sparse *sparse; /* of a frozen param: data holds the values
+                                 * of this pattern, and behind them those of
+                                 * its transpose (at_turned); NULL: dense     */
     size_t *live;               /* rows in use in this run; NULL: all        */
     struct at_src at;           /* the recipe line that asked for it         */
     /* private to autograd/ */
@@ -73,12 +76,15 @@ enum at_op_id {
     AT_OP_ACT, AT_OP_ACT_BWD, AT_OP_GLU, AT_OP_GLU_BWD,
     AT_OP_ADD, AT_OP_MUL, AT_OP_SCALE, AT_OP_DROPOUT,
     AT_OP_ROWS, AT_OP_ROWS_BWD, AT_OP_LINEAR_XENT,
-    AT_OP_LINEAR_CE, AT_OP_LINEAR_CE_BWD,
+    AT_OP_LINEAR_CE, AT_OP_LINEAR_CE_BWD, AT_OP_LINEAR_DISTIL,
     AT_OP_ROUTE, AT_OP_ROUTE_BWD, AT_OP_GATE, AT_OP_GATE_BWD,
     AT_OP_CAPACITY, AT_OP_CAPACITY_BWD, AT_OP_PICK, AT_OP_SCATTER,
     AT_OP_ALIKE,
     AT_OP_TAP, AT_OP_TAP_BWD,
     AT_OP_PART, AT_OP_PART_BWD, AT_OP_PUT,
+    AT_OP_MASKED_LINEAR, AT_OP_MASKED_LINEAR_DX, AT_OP_MASKED_LINEAR_DAB,
+    AT_OP_CONTEXT, AT_OP_CHANNELS, AT_OP_LINEAR_AT, AT_OP_LINEAR_AT_DX,
+    AT_OP_CUT, AT_OP_JOIN,
     AT_OP_COUNT
 };
 
@@ -107,12 +113,14 @@ struct at_run {
 /* How the gradient check exercises an op: the dims of each input; an input
  * with ids > 0 holds integers in [0, ids).                                   */
 struct at_op_test {
-    struct { size_t d[AT_DIM_MAX]; int ids; bool frozen; } in[AT_IN_MAX];
+    struct { size_t d[AT_DIM_MAX]; int ids; bool frozen, sparse; } in[AT_IN_MAX];
     struct at_attr attr;
     double tol;             /* 0: 1e-6                                       */
 };
 
 #define AT_ALWAYS (1u << 31)
+#define AT_WHOLE (1u << 30)
+#define AT_BY_INDEX (1u << 29)
 
 struct at_grads;
 
@@ -122,7 +130,9 @@ struct at_op {
     unsigned can_acc;       /* bit o: `run` honours acc for out[o]           */
     unsigned can_skip;      /* bit o: out[o] may be NULL when not wanted;
                                AT_ALWAYS: runs although no result is read or no
-                               row is in use                                  */
+                               row is in use; AT_WHOLE: all rows of its outputs
+                               are in use, AT_BY_INDEX: those of in[1], else as
+                               many as of the first input that counts them    */
     int inplace;            /* out[0] may take over the buffer of in[0] ..
                                in[inplace-1]; 0: of none                     */
     /* The only place that may refuse: checks inputs, sets out[] shapes.      */
@@ -132,7 +142,7 @@ struct at_op {
      * no derivative and refuses to be differentiated.                        */
     int (*grad)(struct at_grads *d, struct at_node *n);
     double (*flops)(const struct at_node *n);   /* NULL: counted as 0         */
-    struct at_op_test test[3];  /* rows with tol or dims; ended by empty      */
+    struct at_op_test test[4];  /* rows with tol or dims; ended by empty      */
 };
 
 extern const struct at_op *const at_ops[AT_OP_COUNT];
@@ -154,6 +164,10 @@ struct at_param {
 
 /* Decides, once per param, whether it is trained.                            */
 typedef bool at_trains_fn(const void *self, const char *name);
+/* The pattern of a frozen param, once per param; *s NULL: it is dense.       */
+typedef int at_pattern_fn(const void *self, const char *name,
+                          const struct at_shape *shape,
+                          const struct at_sparse **s);
 
 struct at_params {
     struct at_ctx *cx;
@@ -162,6 +176,8 @@ struct at_params {
     size_t n, cap;
     at_trains_fn *trains;       /* NULL: all are                             */
     const void *trains_self;
+    at_pattern_fn *pattern;     /* NULL: all are dense                        */
+    const void *pattern_self;
     bool need_grads;            /* give trainable params gradient memory     */
     bool elsewhere;             /* which their caller fills: graphs do not    */
     bool sealed;                /* memory is given out: no new params        */
@@ -180,6 +196,8 @@ void at_params_init(struct at_params *ps, struct at_ctx *cx,
 struct at_param *at_param(struct at_params *ps, const char *name,
                           struct at_shape shape, struct at_init init);
 struct at_param *at_param_find(const struct at_params *ps, const char *name);
+/* Of a sparse val: where the values of the transpose stand.                  */
+at_real *at_turned(const struct at_val *v);
 /* Bytes that at_params_seal will take.                                       */
 size_t at_params_bytes(const struct at_params *ps, bool grads);
 /* Gives every param its memory (zeros) and, with need_grads, its gradient.   */
@@ -216,6 +234,9 @@ struct at_place {
                                  * guest remembers of each of its rows        */
     size_t B;                   /* the rows are B rows of equal length        */
     size_t depth;               /* blocks of the model                        */
+    size_t H, G, K, F;          /* their heads, and feed-forward channels     */
+    enum at_act act;            /* of which, and                              */
+    bool gated, fused;          /* act(gate) * up; q, k and v of one weight    */
 };
 
 /* Something measured in a run: value[0] of value[1].                         */
@@ -319,6 +340,12 @@ struct at_val *at_linear(struct at_graph *g, struct at_val *x,
 /* y[N,M] = y0[N,M] + alpha x[N,C] w[M,C]^T.                                  */
 struct at_val *at_linear_add(struct at_graph *g, struct at_val *y0,
                              struct at_val *x, struct at_val *w, double alpha);
+/* y = x w'^T + b, w' = w + alpha (B A) where w, sparse and frozen, has entries:
+ * a mask on the update.  a [R,C], lb [M,R]; b [M] may be NULL.               */
+struct at_val *at_masked_linear(struct at_graph *g, struct at_val *x,
+                                struct at_val *w, struct at_val *a,
+                                struct at_val *lb, struct at_val *b,
+                                double alpha);
 /* w [C]; x [N,C], or [N,M*C]: each C of a row apart (a head).                 */
 struct at_val *at_rmsnorm(struct at_graph *g, struct at_val *x,
                           struct at_val *w, double eps);
@@ -364,10 +391,20 @@ struct at_val *at_rows(struct at_graph *g, struct at_val *w,
 struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
                               struct at_val *w, struct at_val *target,
                               struct at_val *weight, struct at_val **ce);
+/* The same beside a teacher, whose hidden states are tx [N,D] and whose head is
+ * tw [V,D]: sum of weight[i] ((1-a) cross-entropy + a KL(teacher || model)), both
+ * softened by the temperature T (kept to a millionth) in the KL; *kl: [N].     */
+struct at_val *at_linear_distil(struct at_graph *g, struct at_val *x,
+                                struct at_val *w, struct at_val *target,
+                                struct at_val *weight, struct at_val *tx,
+                                struct at_val *tw, double a, double T,
+                                struct at_val **ce, struct at_val **kl);
 /* ce [N]: cross-entropy(x[i] w^T, target[i]), 0 where there is no target.
- * Backward computes the logits a second time.                                */
+ * Backward computes the logits a second time.  *gap, if asked for: [N] by how
+ * much the largest logit is above the target's; it has no derivative.         */
 struct at_val *at_linear_ce(struct at_graph *g, struct at_val *x,
-                            struct at_val *w, struct at_val *target);
+                            struct at_val *w, struct at_val *target,
+                            struct at_val **gap);
 
 /* y = what f made of x at the site being built.  Backward comes by whether or
  * not anything is trained below; it leaves x and dy in the graph's taps.      */
@@ -380,6 +417,64 @@ struct at_val *at_part(struct at_graph *g, struct at_val *x, size_t from,
  * come another way.  chain: y is a put of other rows.                        */
 struct at_val *at_put(struct at_graph *g, struct at_val *y,
                       struct at_val *rows, size_t from, bool chain);
+
+/* ---- chosen channels of frozen layers (see op_some.c) -------------------- */
+
+struct at_context {               /* rows that take few channels, and the rest  */
+    struct at_val *few, *of, *rest;     /* int32 [N], as many as are in use   */
+    size_t N, groups;           /* of rows; most groups that there can be     */
+};
+
+struct at_choice {              /* rows of a frozen weight, or its columns    */
+    struct at_val *cols;        /* int32 [groups,k]                           */
+    struct at_val *of;          /* int32 [n]: the group of each row           */
+};
+
+/* What a layer's channels are judged by: b a ~ its weight, in few dimensions. */
+struct at_predictor { struct at_val *a, *b; };      /* [R,in], [out,R]        */
+
+/* A text's context (its prompt but for the last token; with `every` the whole
+ * of it) takes few channels where it has at least `least` tokens; the rest all.
+ * least 0: as published, one group of all rows outside the positions that an
+ * answer has in any row.  span [2] (NULL: always): the first step, and the one
+ * that is the first no more.                                                 */
+int at_context(struct at_graph *g, const struct at_place *where,
+             struct at_val *span, size_t least, bool every, struct at_context *s);
+/* The `keep` feed-forward channels whose act(gate) * up (gate NULL: act(up)) is
+ * largest for a group's mean row of x.  T 0: x [n,C] are the rows of few.
+ * T > 0, as published: x are all rows, and the score of every T rows counts.  */
+struct at_val *at_channels_mlp(struct at_graph *g, struct at_val *x,
+                               const struct at_context *s,
+                               const struct at_predictor *gate,
+                               const struct at_predictor *up, enum at_act act,
+                               size_t keep, size_t T);
+
+/* What attention keeps: of q [groups,keep*H/G], k and v [groups,keep], of the
+ * input of o as of q; or, fused, qkv: all three as rows of one weight.        */
+struct at_heads { struct at_val *q, *k, *v, *o, *qkv; };
+
+/* The `keep` channels of k with the largest |q| |k|, and of v with the largest
+ * |v|, over a group's rows; q's and o's are those of all heads that read them.
+ * K: head size.  T as above, and then with the published code's index of
+ * grouped heads.                                                              */
+int at_channels_attn(struct at_graph *g, struct at_val *x,
+                     const struct at_context *s, const struct at_predictor qkv[3],
+                     size_t K, size_t keep, bool fused, size_t T,
+                     struct at_heads *made);
+/* y [n,k] = x w[cols]^T + b[cols]; or (columns) y [n,M] = x w[:,cols]^T + b,
+ * x [n,k].  w and b are frozen.  detach: x gets no gradient.                  */
+struct at_val *at_linear_at(struct at_graph *g, struct at_val *x,
+                            struct at_val *w, struct at_val *b,
+                            const struct at_choice *c, bool columns,
+                            bool detach);
+/* y [n,k]: the chosen channels of rows of x; the whole rows: at_rows.         */
+struct at_val *at_cut(struct at_graph *g, struct at_val *x, struct at_val *rows,
+                      const struct at_choice *c);
+/* y [N,C] of few [n,k] (c NULL: [n,C]) and rest [m,C]; blank [C]: what few rows
+ * have where nothing was chosen, NULL: zeros.                                 */
+struct at_val *at_join(struct at_graph *g, struct at_val *few,
+                       struct at_val *rest, const struct at_context *s,
+                       const struct at_choice *c, struct at_val *blank);
 
 enum at_route_level { AT_ROUTE_SEQUENCE, AT_ROUTE_TOKEN };
 

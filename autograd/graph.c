@@ -139,6 +139,37 @@ static void append(struct at_graph *g, struct at_node *n)
     n->number = g->n_nodes++;
 }
 
+/* The count of rows in use that the outputs of n have.                       */
+static size_t *live_of(const struct at_node *n)
+{
+    unsigned rule = at_ops[n->op]->can_skip;
+    if (rule & AT_WHOLE)
+        return NULL;
+    for (int i = rule & AT_BY_INDEX ? 1 : 0; i < n->n_in; i++)
+        if (n->in[i] && n->in[i]->live)
+            return n->in[i]->live;
+    return NULL;
+}
+
+/* The few ops that know a sparse weight.                                     */
+static bool takes_sparse(enum at_op_id op)
+{
+    return op == AT_OP_LINEAR || op == AT_OP_LINEAR_DX ||
+           op == AT_OP_MASKED_LINEAR || op == AT_OP_MASKED_LINEAR_DX ||
+           op == AT_OP_MASKED_LINEAR_DAB;
+}
+
+static int check_sparse(struct at_graph *g, enum at_op_id op,
+                        struct at_val *const *in, int n_in)
+{
+    for (int i = 0; i < n_in && !takes_sparse(op); i++)
+        if (in[i] && in[i]->sparse)
+            return at_fail(g->cx, AT_EINVAL, "%s: '%s' is a pruned weight, which "
+                           "this part of a model reads only when it is dense",
+                           at_ops[op]->name, in[i]->name);
+    return AT_OK;
+}
+
 struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
                          struct at_val *const *in, int n_in,
                          struct at_attr attr)
@@ -148,12 +179,13 @@ struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
     struct at_val hold[AT_OUT_MAX] = { { 0 } };
     enum at_dtype dtype[AT_OUT_MAX];
     struct at_node *n;
-    size_t *live = NULL;
     bool wants = false;
 
     for (int i = 0; i < n_in; i++)
         if (!in[i] && i < row->n_in_min)
             return NULL;            /* the error is recorded already         */
+    if (check_sparse(g, op, in, n_in) < 0)
+        return NULL;
     n = add_node(g, op, in, n_in, attr);
     if (!n)
         return NULL;
@@ -166,8 +198,6 @@ struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
     }
     for (int i = 0; i < n_in; i++)
         wants |= in[i] && in[i]->wants_grad;
-    for (int i = 0; i < n_in && !live; i++)
-        live = in[i] ? in[i]->live : NULL;
     for (int o = 0; o < n->n_out; o++) {
         shape[o] = hold[o].shape;
         dtype[o] = hold[o].dtype;
@@ -179,7 +209,7 @@ struct at_node *at_apply(struct at_graph *g, enum at_op_id op,
         n->out[o] = add_val(g, AT_VAL_NODE, dtype[o], shape[o]);
         if (!n->out[o])
             return NULL;
-        n->out[o]->live = live;
+        n->out[o]->live = live_of(n);
         n->out[o]->node = n;
         n->out[o]->wants_grad = wants && !g->backward;
     }

@@ -59,10 +59,13 @@ extern const struct at_op
     at_op_glu, at_op_glu_bwd, at_op_add,
     at_op_mul, at_op_scale, at_op_dropout,
     at_op_rows, at_op_rows_bwd, at_op_linear_xent,
-    at_op_linear_ce, at_op_linear_ce_bwd,
+    at_op_linear_ce, at_op_linear_ce_bwd, at_op_linear_distil,
     at_op_route, at_op_route_bwd, at_op_gate, at_op_gate_bwd,
     at_op_capacity, at_op_capacity_bwd, at_op_pick, at_op_scatter,
     at_op_alike,
-    at_op_tap, at_op_tap_bwd, at_op_part, at_op_part_bwd, at_op_put;
+    at_op_tap, at_op_tap_bwd, at_op_part, at_op_part_bwd, at_op_put,
+    at_op_masked_linear, at_op_masked_linear_dx, at_op_masked_linear_dab,
+    at_op_context, at_op_channels, at_op_linear_at, at_op_linear_at_dx,
+    at_op_cut, at_op_join;
 
 #endif

@@ -7,21 +7,32 @@
  * computed twice.  linear_ce gives the rows' cross-entropies to whatever an
  * objective makes of them, and computes the logits again in backward.
  *
+ * linear_distil is linear_xent beside a teacher, whose logits are computed for
+ * the same rows.
+ *
  * Scratch, in elements:
- *   logits R*V | x R*C | dx R*C | weight R | ce R | target R | row R         */
+ *   logits R*V | x R*C | dx R*C | weight R | ce R | gap R | target R | row R
+ * and beside a teacher
+ *   kl R | its logits R*V | its hidden states R*D                            */
 #include "autograd/op.h"
 
+#include <math.h>
 #include <string.h>
 
-enum { LOGITS_BYTES = 128 << 20, ROWS_MIN = 32 };
+enum { LOGITS_BYTES = 128 << 20, ROWS_MIN = 32, MILLION = 1000000 };
 
 struct head {
     const at_real *x, *w, *weight;      /* [N,C] [V,C] [N] or NULL: zeros     */
     const int32_t *target;              /* [N]                                */
     at_real *ce, *dx, *dw;              /* [N] [N,C] [V,C]; NULL: not wanted  */
+    at_real *gap;                       /* [N]; without gradients only        */
     at_real *scratch;
     size_t N, V, C, R;
     bool acc;                           /* dw is added to                     */
+    const at_real *tx, *tw;             /* a teacher's [N,D] [V,D], or NULL   */
+    size_t D;
+    at_real *kl;                        /* [N]                                */
+    at_real a, T;
 };
 
 /* Equal chunks, as few as the buffer allows: each packs the whole head anew.  */
@@ -51,7 +62,9 @@ static int check(struct at_ctx *cx, const struct at_node *n, bool weighed)
 static struct at_shape scratch_shape(const struct at_node *n)
 {
     size_t V = n->in[1]->shape.d[0], C = at_cols(n->in[0]);
-    return at_shape1(chunk_rows(at_rows_of(n->in[0]), V) * (V + 2 * C + 4));
+    size_t teacher = n->n_in > 4 && n->in[4] ? V + at_cols(n->in[4]) + 1 : 0;
+    return at_shape1(chunk_rows(at_rows_of(n->in[0]), V) *
+                     (V + 2 * C + 5 + teacher));
 }
 
 static struct head head_of(const struct at_node *n, struct at_val *scratch)
@@ -65,7 +78,7 @@ static struct head head_of(const struct at_node *n, struct at_val *scratch)
 }
 
 struct chunk {
-    at_real *logits, *x, *dx, *weight, *ce;
+    at_real *logits, *x, *dx, *weight, *ce, *gap, *kl, *soft, *tx;
     int32_t *target, *row;
 };
 
@@ -77,8 +90,12 @@ static struct chunk chunk_of(const struct head *h)
     c.dx = c.x + h->R * h->C;
     c.weight = c.dx + h->R * h->C;
     c.ce = c.weight + h->R;
-    c.target = (int32_t *)(void *)(c.ce + h->R);
-    c.row = (int32_t *)(void *)(c.ce + 2 * h->R);
+    c.gap = c.ce + h->R;
+    c.target = (int32_t *)(void *)(c.gap + h->R);
+    c.row = (int32_t *)(void *)(c.gap + 2 * h->R);
+    c.kl = c.ce + 4 * h->R;
+    c.soft = c.kl + h->R;
+    c.tx = c.soft + h->R * h->V;
     return c;
 }
 
@@ -92,25 +109,45 @@ static size_t gather(const struct head *h, struct chunk *c, size_t *at)
             c->target[m] = h->target[*at];
             c->weight[m] = h->weight ? h->weight[*at] : 0;
             memcpy(c->x + m * h->C, h->x + *at * h->C, h->C * sizeof *h->x);
+            if (h->tx)
+                memcpy(c->tx + m * h->D, h->tx + *at * h->D,
+                       h->D * sizeof *h->tx);
             m++;
         }
     return m;
 }
 
-/* Returns the weighed sum of the chunk's cross-entropies.                    */
+static void distil(const struct at_kernels *k, const struct head *h,
+                   struct chunk *c, size_t m)
+{
+    k->gemm(AT_NT, c->soft, c->tx, h->tw, m, h->V, h->D, 1, 0);
+    k->distil_fwd_bwd(c->ce, c->kl, c->logits, c->soft, c->target, c->weight, m,
+                      h->V, h->a, h->T);
+    for (size_t i = 0; i < m && h->kl; i++)
+        h->kl[c->row[i]] = c->kl[i];
+}
+
+/* Returns the weighed sum of the chunk's losses.                             */
 static double one_chunk(const struct at_kernels *k, const struct head *h,
                         struct chunk *c, size_t m, bool acc)
 {
     double loss = 0;
     k->gemm(AT_NT, c->logits, c->x, h->w, m, h->V, h->C, 1, 0);
-    if (h->dx || h->dw)
+    if (h->tx)
+        distil(k, h, c, m);
+    else if (h->dx || h->dw)
         k->xent_fwd_bwd(c->ce, c->logits, c->target, c->weight, m, h->V);
     else
-        k->xent_fwd(c->ce, c->logits, c->target, m, h->V);
+        k->xent_fwd(c->ce, c->gap, c->logits, c->target, m, h->V);
     for (size_t i = 0; i < m; i++) {
+        double one = (double)c->ce[i];
         if (h->ce)
             h->ce[c->row[i]] = c->ce[i];
-        loss += (double)c->weight[i] * (double)c->ce[i];
+        if (h->gap)
+            h->gap[c->row[i]] = c->gap[i];
+        if (h->tx)
+            one += (double)h->a * ((double)c->kl[i] - one);
+        loss += (double)c->weight[i] * one;
     }
     if (h->dx) {
         k->gemm(AT_NN, c->dx, c->logits, h->w, m, h->C, h->V, 1, 0);
@@ -131,6 +168,10 @@ static double run_head(const struct at_kernels *k, const struct head *h)
     bool acc = h->acc;
     if (h->ce)
         memset(h->ce, 0, h->N * sizeof *h->ce);
+    if (h->kl)
+        memset(h->kl, 0, h->N * sizeof *h->kl);
+    if (h->gap)
+        memset(h->gap, 0, h->N * sizeof *h->gap);
     if (h->dx)
         memset(h->dx, 0, h->N * h->C * sizeof *h->dx);
     while ((m = gather(h, &c, &at)) > 0) {
@@ -202,7 +243,63 @@ struct at_val *at_linear_xent(struct at_graph *g, struct at_val *x,
     return at_out(n, 0);
 }
 
-/* ---- linear_ce: x w target -> ce [N] scratch ------------------------------ */
+/* ---- linear_distil: x w target weight tx tw -> loss [1] ce [N] dx dw scratch
+ * kl [N] ----------------------------------------------------------------------- */
+
+static int distil_shape(struct at_ctx *cx, struct at_node *n)
+{
+    const struct at_val *tx = n->in[4], *tw = n->in[5];
+    int rc = xent_shape(cx, n);
+    if (rc < 0)
+        return rc;
+    if (tw->shape.n != 2 || at_cols(tw) != at_cols(tx) ||
+        at_rows_of(tx) != at_rows_of(n->in[0]) ||
+        tw->shape.d[0] != n->in[1]->shape.d[0])
+        return at_refuse(cx, n, "the teacher must have the same rows and the "
+                         "same vocabulary");
+    n->out[5]->shape = at_shape1(at_rows_of(n->in[0]));
+    return AT_OK;
+}
+
+static void distil_run(const struct at_run *r, const struct at_node *n)
+{
+    struct head h = head_of(n, n->out[4]);
+    h.weight = at_f(n->in[3]);
+    h.ce = at_f(n->out[1]);
+    h.dx = at_f(n->out[2]);
+    h.dw = at_f(n->out[3]);
+    h.acc = at_adds(r, n, 3);
+    h.tx = at_f(n->in[4]);
+    h.tw = at_f(n->in[5]);
+    h.D = at_cols(n->in[4]);
+    h.kl = at_f(n->out[5]);
+    h.a = (at_real)n->attr.s;
+    h.T = (at_real)((double)n->attr.i[0] / MILLION);
+    at_f(n->out[0])[0] = (at_real)run_head(r->k, &h);
+}
+
+static double distil_flops(const struct at_node *n)
+{
+    return xent_flops(n) + 2.0 * (double)at_rows_of(n->in[4]) *
+                               (double)at_count(n->in[5]);
+}
+
+struct at_val *at_linear_distil(struct at_graph *g, struct at_val *x,
+                                struct at_val *w, struct at_val *target,
+                                struct at_val *weight, struct at_val *tx,
+                                struct at_val *tw, double a, double T,
+                                struct at_val **ce, struct at_val **kl)
+{
+    struct at_node *n = at_apply(
+        g, AT_OP_LINEAR_DISTIL,
+        (struct at_val *[]){ x, w, target, weight, tx, tw }, 6,
+        (struct at_attr){ .s = a, .i = { llround(T * MILLION) } });
+    *ce = at_out(n, 1);
+    *kl = at_out(n, 5);
+    return at_out(n, 0);
+}
+
+/* ---- linear_ce: x w target -> ce [N] scratch gap [N]; attr.i[0]: gap wanted -- */
 
 static int ce_shape(struct at_ctx *cx, struct at_node *n)
 {
@@ -211,6 +308,8 @@ static int ce_shape(struct at_ctx *cx, struct at_node *n)
         return rc;
     n->out[0]->shape = at_shape1(at_rows_of(n->in[0]));
     n->out[1]->shape = scratch_shape(n);
+    if (n->attr.i[0])
+        n->out[2]->shape = n->out[0]->shape;
     return AT_OK;
 }
 
@@ -218,6 +317,7 @@ static void ce_run(const struct at_run *r, const struct at_node *n)
 {
     struct head h = head_of(n, n->out[1]);
     h.ce = at_f(n->out[0]);
+    h.gap = at_f(n->out[2]);
     run_head(r->k, &h);
 }
 
@@ -257,11 +357,15 @@ static double ce_bwd_flops(const struct at_node *n)
 }
 
 struct at_val *at_linear_ce(struct at_graph *g, struct at_val *x,
-                            struct at_val *w, struct at_val *target)
+                            struct at_val *w, struct at_val *target,
+                            struct at_val **gap)
 {
-    return at_out(at_apply(g, AT_OP_LINEAR_CE,
-                           (struct at_val *[]){ x, w, target }, 3,
-                           (struct at_attr){ 0 }), 0);
+    struct at_node *n = at_apply(g, AT_OP_LINEAR_CE,
+                                 (struct at_val *[]){ x, w, target }, 3,
+                                 (struct at_attr){ .i = { gap != NULL } });
+    if (gap)
+        *gap = at_out(n, 2);
+    return at_out(n, 0);
 }
 
 const struct at_op at_op_linear_xent = {
@@ -272,8 +376,17 @@ const struct at_op at_op_linear_xent = {
       { .in = { { .d = { 6, 3 } }, { .d = { 5, 3 }, .frozen = true },
                 { .d = { 6 }, .ids = 5 }, { .d = { 6 }, .frozen = true } } } }
 };
+const struct at_op at_op_linear_distil = {
+    "linear_distil", 6, 6, 6, 0, 0, 0, distil_shape, distil_run, xent_grad,
+    distil_flops,
+    { { .in = { { .d = { 6, 3 } }, { .d = { 5, 3 } }, { .d = { 6 }, .ids = 5 },
+                { .d = { 6 }, .frozen = true },
+                { .d = { 6, 2 }, .frozen = true },
+                { .d = { 5, 2 }, .frozen = true } },
+        .attr = { .s = 0.3, .i = { 2000000 } } } }
+};
 const struct at_op at_op_linear_ce = {
-    "linear_ce", 3, 3, 2, 0, 0, 0, ce_shape, ce_run, ce_grad, one_product,
+    "linear_ce", 3, 3, 3, 0, 0, 0, ce_shape, ce_run, ce_grad, one_product,
     { { .in = { { .d = { 6, 3 } }, { .d = { 5, 3 } },
                 { .d = { 6 }, .ids = 5 } } },
       { .in = { { .d = { 6, 3 } }, { .d = { 5, 3 }, .frozen = true },

@@ -1,7 +1,9 @@
 /* y = alpha x w^T + b, y = y0 + alpha x w^T, and their gradients.
  *
  *   x [N,C]  w [M,C]  b [M]  ->  y [N,M]
- *   dx = alpha dy w      dw = alpha dy^T x      db = column sums of dy       */
+ *   dx = alpha dy w      dw = alpha dy^T x      db = column sums of dy
+ *
+ * A sparse w is frozen; its products have alpha 1.                            */
 #include "autograd/op.h"
 
 #include <string.h>
@@ -16,6 +18,8 @@ static int linear_shape(struct at_ctx *cx, struct at_node *n)
     if (b && at_count(b) != w->shape.d[0])
         return at_refuse(cx, n, "the bias must have a number for every row of "
                          "the weight");
+    if (w->sparse && n->attr.s != 1)
+        return at_refuse(cx, n, "a sparse weight is not scaled");
     n->out[0]->shape = x->shape;
     n->out[0]->shape.d[x->shape.n - 1] = w->shape.d[0];
     return AT_OK;
@@ -25,8 +29,11 @@ static void linear_run(const struct at_run *r, const struct at_node *n)
 {
     struct at_val *x = n->in[0], *w = n->in[1], *y = n->out[0];
     size_t N = at_rows_of(x), C = at_cols(x), M = at_cols(y);
-    r->k->gemm(AT_NT, at_f(y), at_f(x), at_f(w), N, M, C, (at_real)n->attr.s,
-               0);
+    if (w->sparse)
+        r->k->sp_mm(at_f(y), at_f(x), at_f(w), w->sparse, N, false);
+    else
+        r->k->gemm(AT_NT, at_f(y), at_f(x), at_f(w), N, M, C,
+                   (at_real)n->attr.s, 0);
     if (n->n_in > 2 && n->in[2])
         r->k->bias_fwd(at_f(y), at_f(n->in[2]), N, M);
 }
@@ -59,7 +66,8 @@ static int linear_grad(struct at_grads *d, struct at_node *n)
 
 static double gemm_flops(const struct at_val *x, const struct at_val *w)
 {
-    return 2.0 * (double)at_rows_of(x) * (double)at_count(w);
+    return 2.0 * (double)at_rows_of(x) *
+           (double)(w->sparse ? w->sparse->n : at_count(w));
 }
 
 static double linear_flops(const struct at_node *n)
@@ -102,6 +110,8 @@ static int dx_shape(struct at_ctx *cx, struct at_node *n)
     const struct at_val *dy = n->in[0], *w = n->in[1];
     if (at_cols(dy) != w->shape.d[0])
         return at_refuse(cx, n, "gradient and weight must agree");
+    if (w->sparse && !w->sparse->turned)
+        return at_refuse(cx, n, "the sparse weight was read for use only");
     n->out[0]->shape = dy->shape;
     n->out[0]->shape.d[dy->shape.n - 1] = w->shape.d[1];
     return AT_OK;
@@ -110,9 +120,13 @@ static int dx_shape(struct at_ctx *cx, struct at_node *n)
 static void dx_run(const struct at_run *r, const struct at_node *n)
 {
     struct at_val *dy = n->in[0], *w = n->in[1];
-    r->k->gemm(AT_NN, at_f(n->out[0]), at_f(dy), at_f(w), at_rows_of(dy),
-               w->shape.d[1], w->shape.d[0], (at_real)n->attr.s,
-               at_adds(r, n, 0) ? 1 : 0);
+    if (w->sparse)
+        r->k->sp_mm(at_f(n->out[0]), at_f(dy), at_turned(w), w->sparse->turned,
+                    at_rows_of(dy), at_adds(r, n, 0));
+    else
+        r->k->gemm(AT_NN, at_f(n->out[0]), at_f(dy), at_f(w), at_rows_of(dy),
+                   w->shape.d[1], w->shape.d[0], (at_real)n->attr.s,
+                   at_adds(r, n, 0) ? 1 : 0);
 }
 
 static int dw_shape(struct at_ctx *cx, struct at_node *n)
@@ -174,7 +188,10 @@ const struct at_op at_op_linear = {
               .attr = { .s = 1 } },
       { .in = { { .d = { 7, 1 } }, { .d = { 2, 1 } } }, .attr = { .s = -0.5 } },
       { .in = { { .d = { 3, 5 } }, { .d = { 4, 5 }, .frozen = true } },
-        .attr = { .s = 2 } } }
+        .attr = { .s = 2 } },
+      { .in = { { .d = { 3, 130 } },
+                { .d = { 4, 130 }, .frozen = true, .sparse = true } },
+        .attr = { .s = 1 } } }
 };
 const struct at_op at_op_linear_add = {
     "linear_add", 3, 3, 1, 0, 0, 1, linear_add_shape, linear_add_run,
@@ -187,9 +204,9 @@ const struct at_op at_op_linear_dx = {
     { { .tol = 0 } }
 };
 const struct at_op at_op_linear_dw = {
-    "linear_dw", 2, 2, 1, 1, 0, 0, dw_shape, dw_run, NULL, dw_flops,
+    "linear_dw", 2, 2, 1, 1, AT_WHOLE, 0, dw_shape, dw_run, NULL, dw_flops,
     { { .tol = 0 } }
 };
 const struct at_op at_op_bias_db = {
-    "bias_db", 1, 1, 2, 1, 0, 0, db_shape, db_run, NULL, NULL, { { .tol = 0 } }
+    "bias_db", 1, 1, 2, 1, AT_WHOLE, 0, db_shape, db_run, NULL, NULL, { { .tol = 0 } }
 };

@@ -111,13 +111,8 @@ static void scatter_run(const struct at_run *r, const struct at_node *n)
 struct at_val *at_scatter(struct at_graph *g, struct at_val *f,
                           struct at_val *index, size_t N)
 {
-    struct at_val *y = at_out(at_apply(g, AT_OP_SCATTER,
-                                       (struct at_val *[]){ f, index }, 2,
-                                       (struct at_attr){ .i = { (int64_t)N } }),
-                              0);
-    if (y)
-        y->live = NULL;
-    return y;
+    return at_out(at_apply(g, AT_OP_SCATTER, (struct at_val *[]){ f, index }, 2,
+                           (struct at_attr){ .i = { (int64_t)N } }), 0);
 }
 
 const struct at_op at_op_pick = {
@@ -125,6 +120,6 @@ const struct at_op at_op_pick = {
     { { .tol = 0 } }
 };
 const struct at_op at_op_scatter = {
-    "scatter", 2, 2, 1, 0, 0, 0, scatter_shape, scatter_run, NULL, NULL,
+    "scatter", 2, 2, 1, 0, AT_WHOLE, 0, scatter_shape, scatter_run, NULL, NULL,
     { { .tol = 0 } }
 };

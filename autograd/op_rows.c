@@ -45,10 +45,10 @@ struct at_val *at_rows(struct at_graph *g, struct at_val *w,
 }
 
 const struct at_op at_op_rows = {
-    "rows", 2, 2, 1, 0, 0, 0, rows_shape, rows_run, rows_grad, NULL,
+    "rows", 2, 2, 1, 0, AT_BY_INDEX, 0, rows_shape, rows_run, rows_grad, NULL,
     { { .in = { { .d = { 5, 3 } }, { .d = { 7 }, .ids = 5 } } } }
 };
 const struct at_op at_op_rows_bwd = {
-    "rows_bwd", 2, 2, 1, 1, 0, 0, rows_bwd_shape, rows_bwd_run, NULL, NULL,
-    { { .tol = 0 } }
+    "rows_bwd", 2, 2, 1, 1, AT_WHOLE, 0, rows_bwd_shape, rows_bwd_run, NULL,
+    NULL, { { .tol = 0 } }
 };

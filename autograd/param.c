@@ -51,12 +51,23 @@ static int append(struct at_params *ps, struct at_param *p)
     return AT_OK;
 }
 
+static size_t room(const struct at_sparse *s)
+{
+    return padded(s->n + AT_SP_PAD);
+}
+
+at_real *at_turned(const struct at_val *v)
+{
+    return (at_real *)v->data + room(v->sparse);
+}
+
 static void lay_out(struct at_params *ps, struct at_param *p)
 {
     size_t n = at_shape_count(&p->val.shape);
     size_t *end = p->trainable ? &ps->n_flat : &ps->n_fixed;
+    const struct at_sparse *s = p->val.sparse;
     p->flat = *end;
-    *end += padded(n);
+    *end += s ? room(s) * (s->turned ? 2 : 1) : padded(n);
     ps->n_total += n;
     if (p->trainable)
         ps->n_trainable += n;
@@ -93,6 +104,9 @@ struct at_param *at_param(struct at_params *ps, const char *name,
     p->grad.name = p->val.name;
     p->init = init;
     p->trainable = !ps->trains || ps->trains(ps->trains_self, name);
+    if (!p->trainable && ps->pattern &&
+        ps->pattern(ps->pattern_self, name, &shape, &p->val.sparse) < 0)
+        return NULL;
     p->val.wants_grad = p->trainable && ps->need_grads && !ps->elsewhere;
     lay_out(ps, p);
     return p;
@@ -177,7 +191,7 @@ static void draw(struct at_param *p, uint64_t seed)
 void at_params_draw(struct at_params *ps, uint64_t seed)
 {
     for (size_t i = 0; i < ps->n; i++)
-        if (!ps->p[i]->loaded)
+        if (!ps->p[i]->loaded && !ps->p[i]->val.sparse)
             draw(ps->p[i], seed);
 }
 

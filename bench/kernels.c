@@ -166,6 +166,39 @@ static void gemm(struct bench *b, const char *name, enum at_gemm layout,
 #endif
 }
 
+static void run_some(const struct call *c)
+{
+    c->k->gemm_some((enum at_gemm)(c->what & 3), c->x[0], c->x[1], c->x[2],
+                    c->ids, c->what & 4, c->n[0], c->n[1], c->n[2], c->n[3], 1,
+                    0);
+}
+
+/* Half, and a tenth, of a feed-forward layer's channels: rows of the matrices
+ * into it, columns of the one out of it.                                       */
+static void some(struct bench *b, size_t M, size_t C, size_t F, size_t kept)
+{
+    static const char *const names[] = {
+        "some-in", "some-in-dx", "some-out", "some-out-dx",
+    };
+    char shape[48];
+    for (int i = 0; i < 4; i++) {
+        bool cols = i >= 2, terms = i == 1 || i == 2;
+        if (!wanted(b, names[i]))
+            continue;
+        give(b, 0, M * (terms ? C : kept));
+        give(b, 1, M * (terms ? kept : C));
+        give(b, 2, C * F);
+        for (size_t k = 0; k < kept; k++)
+            b->c.ids[k] = (int32_t)(k * F / kept);
+        b->c.what = (int)(i % 2 ? AT_NN : AT_NT) | cols << 2;
+        memcpy(b->c.n, (size_t[]){ M, terms ? C : kept, terms ? kept : C,
+                                   cols ? F : C }, 4 * sizeof(size_t));
+        b->c.run = run_some;
+        snprintf(shape, sizeof shape, "%zux%zux%zu of %zu", M, kept, C, F);
+        row(b, names[i], shape, 2.0 * (double)(M * kept * C), 0);
+    }
+}
+
 /* The three products of a linear layer on M tokens, K in, n out.             */
 static void linear(struct bench *b, size_t M, size_t K, size_t n)
 {
@@ -382,7 +415,7 @@ static void run_xent(const struct call *c)
     if (c->what)
         c->k->xent_fwd_bwd(c->x[1], c->x[0], c->ids, c->x[2], N, c->n[1]);
     else
-        c->k->xent_fwd(c->x[1], c->x[0], c->ids, N, c->n[1]);
+        c->k->xent_fwd(c->x[1], NULL, c->x[0], c->ids, N, c->n[1]);
 }
 
 static void vocabulary(struct bench *b, size_t C, size_t V)
@@ -456,6 +489,10 @@ static void all(struct bench *b)
     gemm(b, "gemm-small", AT_NT, 64, 64, 64, 0);
     gemm(b, "gemm-small", AT_NN, 128, 128, 128, 0);
     gemm(b, "gemv", AT_NT, 1, 3072, 768, 0);
+    for (size_t M = 128; M <= 1024; M *= 2) {
+        some(b, M, 1024, 2816, 1408);
+        some(b, M, 1024, 2816, 281);
+    }
     for (size_t T = 256; T <= 1024; T *= 4) {
         attention(b, T, 12, 64);
         attention(b, T, 6, 48);

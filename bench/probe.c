@@ -5,6 +5,7 @@
 
 #include <omp.h>
 #include <stdlib.h>
+#include <time.h>
 
 typedef float vec __attribute__((vector_size(64)));
 
@@ -63,4 +64,13 @@ double probe_dram_gbs(int n_threads)
     }
     free(x);
     return best * 1e-9;
+}
+
+double probe_now_s(int n_threads)
+{
+    struct timespec t;
+    if (n_threads > 1)
+        return at_now_s();
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }

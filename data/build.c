@@ -41,8 +41,15 @@ struct build {
 
 static enum at_role role_at(const struct at_sample *s, size_t byte)
 {
+    const struct at_chat_text *c = s->chat;
     if (!s->pair)
         return AT_ROLE_TEXT;
+    for (size_t i = 0; c && i < c->n_answers; i++)
+        if (byte < c->answer[i].to)
+            return byte >= c->answer[i].from ? AT_ROLE_COMPLETION
+                                             : AT_ROLE_PROMPT;
+    if (c)
+        return AT_ROLE_PROMPT;
     return byte >= s->from && byte < s->to ? AT_ROLE_COMPLETION
                                            : AT_ROLE_PROMPT;
 }
@@ -87,7 +94,13 @@ static int encode(struct worker *w, const struct build *b,
     e->ids.n = 0;
     e->cut = e->emptied = false;
     e->cut_tokens = 0;
-    rc = at_tok_encode(&w->cx, w->coder, s->text, s->n, flags, &e->ids);
+    if (s->chat) {              /* its template has the ends where they belong */
+        flags = 0;
+        rc = at_tok_encode_own(&w->cx, w->coder, s->text, s->n, flags,
+                               s->chat->own, s->chat->n_own, &e->ids);
+    } else {
+        rc = at_tok_encode(&w->cx, w->coder, s->text, s->n, flags, &e->ids);
+    }
     if (rc == AT_OK)
         rc = at_grow(&w->cx, &e->role, &e->role_cap, e->ids.n + 1, 1);
     if (rc < 0)

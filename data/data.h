@@ -12,6 +12,8 @@
 #include "data/h5.h"
 #include "data/tokenizer.h"
 
+struct at_chat;
+
 enum at_role { AT_ROLE_BOS, AT_ROLE_PROMPT, AT_ROLE_COMPLETION, AT_ROLE_TEXT,
                AT_ROLE_EOS, AT_ROLES };
 enum at_split { AT_TRAIN, AT_VALIDATION, AT_SPLITS };
@@ -38,6 +40,9 @@ struct at_data_options {
      * trained on; NULL: completion, answer, output or response.  "chosen":
      * the sample is two documents, the second with "rejected" in its place.  */
     const char *template, *completion;
+    /* Conversations ("messages", "conversations") are rendered by this row of
+     * chat.h; NULL: they are refused.                                        */
+    const struct at_chat *chat;
     /* Numbers of a JSON sample that are kept as its scores.                  */
     const char *const *scores;
     size_t n_scores;

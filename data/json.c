@@ -33,6 +33,9 @@ int at_json_parse(struct at_ctx *cx, const char *what, const char *text,
         return at_fail(cx, AT_EFORMAT, "%s: is nested more than %d deep", what,
                        AT_JSON_DEPTH);
     v = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+    if (!v && json_error_code(&why) == json_error_numeric_overflow)
+        v = json_loadb(text, n, JSON_REJECT_DUPLICATES |
+                       JSON_DECODE_INT_AS_REAL, &why);
     if (!v)
         return at_fail(cx, AT_EFORMAT, "%s:%d:%d: is not JSON: %s", what,
                        why.line, why.column, why.text);

@@ -9,7 +9,8 @@
 
 enum { AT_JSON_DEPTH = 64 };    /* brackets within brackets                   */
 
-/* text[0..n) as JSON; `what` names it in messages.  The root is the caller's
+/* text[0..n) as JSON; `what` names it in messages.  Where an integer needs more
+ * than 64 bits (transformers writes 10^30 for "no limit"), all are reals.  The root is the caller's
  * (json_decref) and is an object.                                            */
 int at_json_parse(struct at_ctx *cx, const char *what, const char *text,
                   size_t n, json_t **root);

@@ -30,6 +30,7 @@ struct at_samples {
     uint64_t line;              /* of the record                              */
     struct segment seg[SEGMENTS];
     size_t n_seg;
+    bool chat;                  /* samples are conversations                  */
     struct at_sample rejected;  /* to come next, when text is set             */
 };
 
@@ -182,12 +183,21 @@ static const char *key_text(const json_t *v, char buf[64], size_t *n)
     return buf;
 }
 
+/* What a key or a turn says, as the tokenizer takes it.                       */
+static int compose(struct at_ctx *cx, struct at_samples *s, const char **text,
+                   size_t *n)
+{
+    return s->o->tok ? at_tok_normal(cx, &s->texts, s->o->tok, *text, *n, text,
+                                     n) : AT_OK;
+}
+
 /* An empty optional key takes the white space behind it along.               */
-static void render(struct at_samples *s, const json_t *v, struct at_text *t,
-                   struct at_sample *out, char why[256])
+static int render(struct at_ctx *cx, struct at_samples *s, const json_t *v,
+                  struct at_text *t, struct at_sample *out, char why[256])
 {
     bool skip = false;
     char buf[64];
+    int rc;
     for (size_t i = 0; i < s->n_seg; i++) {
         const struct segment *g = &s->seg[i];
         const char *key = g->completion && out->rejected ? "rejected" : g->text;
@@ -200,8 +210,11 @@ static void render(struct at_samples *s, const json_t *v, struct at_text *t,
             if (!text) {
                 snprintf(why, 256, field ? "the key '%.100s' is not a text or a "
                          "number" : "the key '%.100s' is missing", key);
-                return;
+                return AT_OK;
             }
+            rc = compose(cx, s, &text, &n);
+            if (rc < 0)
+                return rc;
         }
         if (g->completion) {
             out->from = t->n;
@@ -212,6 +225,7 @@ static void render(struct at_samples *s, const json_t *v, struct at_text *t,
     }
     if (t->n == 0)
         snprintf(why, 256, "the sample is empty");
+    return AT_OK;
 }
 
 /* A bad sample: an error with its place, or counted.                         */
@@ -237,8 +251,9 @@ static int one_text(struct at_ctx *cx, struct at_samples *s, const json_t *v,
     struct at_text t = { 0 };
     int rc;
     out->pair = s->stats->pairs;
-    render(s, v, &t, out, why);
-    rc = at_text_ok(cx, &t);
+    rc = render(cx, s, v, &t, out, why);
+    if (rc == AT_OK)
+        rc = at_text_ok(cx, &t);
     if (rc == AT_OK && !*why) {
         out->n = t.n;
         out->text = at_strndup(cx, &s->texts, t.s, t.n);
@@ -302,19 +317,124 @@ static int get_scores(struct at_ctx *cx, struct at_samples *s, const json_t *v,
     return AT_OK;
 }
 
+/* ---- conversations ------------------------------------------------------------ */
+
+/* "messages" of role and content, or ShareGPT's "conversations" of from and
+ * value.                                                                      */
+static const json_t *conversation(const json_t *v)
+{
+    const json_t *list = json_object_get(v, "messages");
+    if (!json_is_array(list))
+        list = json_object_get(v, "conversations");
+    return json_is_array(list) ? list : NULL;
+}
+
+/* The words of a turn: a text, or OpenAI's list of parts that are texts.       */
+static const char *words_of(struct at_ctx *cx, struct at_samples *s,
+                            const json_t *content, size_t *n)
+{
+    struct at_text t = { 0 };
+    const char *all = NULL;
+    json_t *part;
+    size_t i;
+    if (json_is_string(content)) {
+        *n = json_string_length(content);
+        return json_string_value(content);
+    }
+    if (json_array_size(content) == 0)
+        return NULL;
+    json_array_foreach(content, i, part) {
+        const json_t *text = json_object_get(part, "text");
+        if (!json_is_string(text)) {
+            at_text_finish(&t);
+            return NULL;
+        }
+        at_text_add(&t, json_string_value(text), json_string_length(text));
+    }
+    *n = t.n;
+    all = at_strndup(cx, &s->texts, t.s ? t.s : "", t.n);
+    at_text_finish(&t);
+    return all;
+}
+
+static bool read_turn(struct at_ctx *cx, struct at_samples *s, const json_t *o,
+                      size_t i, struct at_chat_turn *turn, char why[256])
+{
+    const char *role = json_string_value(json_object_get(o, "role"));
+    const json_t *content = json_object_get(o, "content");
+    if (!role)
+        role = json_string_value(json_object_get(o, "from"));
+    if (!content)
+        content = json_object_get(o, "value");
+    if (!role || !at_chat_role_find(role, &turn->role)) {
+        snprintf(why, 256, "turn %zu has the role '%.40s'; roles are system, "
+                 "user (human), assistant (gpt) and tool", i + 1,
+                 role ? role : "");
+        return false;
+    }
+    turn->text = words_of(cx, s, content, &turn->n);
+    if (turn->text && compose(cx, s, &turn->text, &turn->n) < 0)
+        return false;
+    if (!turn->text)
+        snprintf(why, 256, "turn %zu has no text", i + 1);
+    return turn->text != NULL;
+}
+
+static int from_conversation(struct at_ctx *cx, struct at_samples *s,
+                             const json_t *list, struct at_sample *out,
+                             char why[256])
+{
+    size_t n = json_array_size(list);
+    struct at_chat_turn *turn = at_alloc_n(cx, &s->texts, n + 1, sizeof *turn);
+    struct at_chat_text *text = at_alloc(cx, &s->texts, sizeof *text);
+    int rc;
+    if (!turn || !text)
+        return AT_ENOMEM;
+    for (size_t i = 0; i < n; i++)
+        if (!read_turn(cx, s, json_array_get(list, i), i, &turn[i], why))
+            return *why ? AT_OK : AT_ENOMEM;
+    rc = at_chat_render(cx, &s->texts, s->o->chat, s->o->tok, turn, n, false,
+                        text, why);
+    out->text = text->s;
+    out->n = text->n;
+    out->chat = text;
+    out->pair = true;
+    return rc;
+}
+
+static int choose_chat(struct at_ctx *cx, struct at_samples *s)
+{
+    if (!s->o->chat)
+        return at_fail(cx, AT_EINVAL, "the samples are conversations: say by "
+                       "which template the model reads them, --chat NAME (%s)",
+                       at_chat_names());
+    snprintf(s->stats->template, sizeof s->stats->template, "chat: %s",
+             s->o->chat->name);
+    s->stats->pairs = true;
+    s->chat = true;
+    return AT_OK;
+}
+
 /* *made false: the sample was bad and is skipped.                            */
 static int from_object(struct at_ctx *cx, struct at_samples *s,
                        const json_t *v, struct at_sample *out, bool *made)
 {
+    const json_t *list = s->o->template ? NULL : conversation(v);
     char why[256] = "";
     int rc = AT_OK;
-    if (s->n_seg == 0)
+    if (list && !s->chat && s->n_seg == 0)
+        rc = choose_chat(cx, s);
+    else if (s->n_seg == 0 && !s->chat)
         rc = choose_template(cx, s, v);
     if (rc < 0)
         return at_note(cx, rc, "reading %s:%llu", s->o->inputs[s->at],
                        (unsigned long long)s->line);
     rc = get_scores(cx, s, v, out, why);
-    if (rc == AT_OK && !*why)
+    if (rc == AT_OK && !*why && s->chat && !list)
+        snprintf(why, sizeof why, "is no conversation, as the first sample is");
+    if (rc == AT_OK && !*why && s->chat)
+        rc = from_conversation(cx, s, list, out, why);
+    else if (rc == AT_OK && !*why)
         rc = one_text(cx, s, v, out, why);
     if (rc == AT_OK && !*why && s->stats->preference)
         rc = prefer(cx, s, v, out, why);

@@ -2,6 +2,7 @@
 #ifndef AT_SAMPLE_H
 #define AT_SAMPLE_H
 
+#include "data/chat.h"
 #include "data/data.h"
 
 struct at_sample {
@@ -9,6 +10,8 @@ struct at_sample {
     size_t n;
     bool pair;                  /* bytes [from, to) are the completion        */
     size_t from, to;
+    const struct at_chat_text *chat;    /* of a conversation: what is learnt of
+                                         * it; NULL: from and to say          */
     bool preferred, rejected;   /* the first, the second of a preference      */
     const double *score;        /* [n_scores], as long as the text            */
     bool begins, ends;          /* its document; else it is a piece of one    */

@@ -75,7 +75,8 @@ struct at_tok {
     struct tok_finder special;
     struct tok_pair *pair;      /* open addressing                           */
     size_t pair_mask;
-    bool cut;                   /* llama2c: no piece has a space inside      */
+    bool cut;                   /* spaced kinds: no piece has a space inside  */
+    uint32_t mark;              /* the piece that U+2581 in a text is, or none */
 };
 
 int tok_pairs_init(struct at_ctx *cx, struct at_arena *a, struct at_tok *t,
@@ -136,7 +137,12 @@ struct tok_walk {               /* s, n set, the rest zero                   */
     const char *s;
     size_t n, at;
     size_t from, to;            /* the stretch of valid UTF-8 around `at`    */
+    bool whole;                 /* spaced kinds: the text is one word         */
 };
+
+/* What SentencePiece writes for a space, U+2581.                             */
+#define TOK_MARK "\xE2\x96\x81"
+enum { TOK_MARK_BYTES = 3 };
 /* The next word is w->s[*start .. w->at).  1, or 0 at the end, or an error.  */
 int tok_walk_next(struct at_ctx *cx, struct tok_regex *re, struct tok_walk *w,
                   size_t *start);
@@ -164,14 +170,24 @@ int tok_words_count(struct at_ctx *cx, at_tok_next_fn *next, void *self,
 
 /* ---- kinds -------------------------------------------------------------------------- */
 
-struct tok_symbol { uint32_t id, prev, next, rank, into; };
+/* from: where its bytes begin in the word.                                   */
+struct tok_symbol { uint32_t id, prev, next, rank, into, from; };
+
+/* A space that is put before text.                                           */
+enum tok_dummy {
+    TOK_DUMMY_NONE,
+    TOK_DUMMY_BEGIN,            /* at the beginning                          */
+    TOK_DUMMY_FIRST,            /* there, unless it begins with a space      */
+    TOK_DUMMY_EACH,             /* and behind every special token            */
+};
 
 struct tok_kind {
     const char *name;
     uint32_t code;              /* in the blob; never reused                 */
     bool has_pattern, has_scores, has_merges;
-    bool dummy_space;           /* a space before the text                   */
+    enum tok_dummy dummy;
     bool whole_words;           /* a word that is a piece is not merged      */
+    bool nfc;                   /* texts are composed first (Unicode's NFC)   */
     /* Fills t->pair (and what else only this kind has), t->words is there.  */
     int (*open)(struct at_ctx *cx, struct at_arena *a, struct at_tok *t);
     /* Next word as tok_walk_next gives it; re is NULL without a pattern.    */
@@ -181,7 +197,9 @@ struct tok_kind {
     size_t (*symbols)(const struct at_tok *t, const char *s, size_t n,
                       struct tok_symbol *y);
 };
-extern const struct tok_kind tok_byte_bpe, tok_byte_bpe_words, tok_llama2c;
+extern const struct tok_kind tok_byte_bpe, tok_byte_bpe_words,
+    tok_byte_bpe_nfc, tok_llama2c,
+    tok_spaced_none, tok_spaced_first, tok_spaced_each;
 /* NULL: no such kind.                                                        */
 const struct tok_kind *tok_kind_find(uint32_t code);
 

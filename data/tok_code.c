@@ -9,7 +9,10 @@
  * less recently found line of a set gives way.                               */
 #include "data/tok.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#include <utf8proc.h>
 
 enum { KEY_MAX = 30, IDS_MAX = 8, SETS = 1 << 14 };
 
@@ -215,7 +218,7 @@ static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
 {
     const struct at_tok *tok = c->tok;
     struct line *line = n <= KEY_MAX ? cached(c, s, n) : NULL;
-    size_t n_y, first = ids->n;
+    size_t n_y, first = ids->n, bytes = 0;
     int rc;
     if (line && line->n_key)
         return append_word(cx, tok, ids, line->id, line->n_id, at);
@@ -234,10 +237,11 @@ static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
     if (rc < 0)
         return rc;
     for (uint32_t i = 0; i != UINT32_MAX; i = c->y[i].next) {
-        append(ids, (int32_t)c->y[i].id, at);
-        at += (int64_t)tok->piece[c->y[i].id].n;
+        append(ids, (int32_t)c->y[i].id, at + c->y[i].from);
+        bytes += tok->piece[c->y[i].id].n;
     }
-    if (line && ids->n - first <= IDS_MAX) {
+    /* A line tells places by the pieces' lengths: they must be the text's.    */
+    if (line && ids->n - first <= IDS_MAX && bytes == n) {
         line->n_key = (uint8_t)n;
         line->n_id = (uint8_t)(ids->n - first);
         memcpy(line->key, s, n);
@@ -248,16 +252,22 @@ static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
 
 /* ---- texts ----------------------------------------------------------------------- */
 
-/* The first word with a space before it.                                     */
+/* A first word, at text byte `at`, with a space before it.  The token that has
+ * the space begins where the word does.                                      */
 static int encode_first(struct at_ctx *cx, struct at_tok_coder *c,
-                        const char *s, size_t n, struct at_tok_ids *ids)
+                        const char *s, size_t n, size_t at,
+                        struct at_tok_ids *ids)
 {
+    size_t first = ids->n;
     int rc = at_grow(cx, &c->first, &c->cap_first, n + 1, 1);
     if (rc < 0)
         return rc;
     c->first[0] = ' ';
     memcpy(c->first + 1, s, n);
-    return encode_word(cx, c, c->first, n + 1, -1, ids);
+    rc = encode_word(cx, c, c->first, n + 1, (int64_t)at - 1, ids);
+    if (rc == AT_OK && ids->n > first)
+        ids->start[first] = (uint32_t)at;
+    return rc;
 }
 
 /* text[from..to) without special tokens.                                     */
@@ -270,7 +280,8 @@ static int encode_part(struct at_ctx *cx, struct at_tok_coder *c,
     int rc;
     while ((rc = c->tok->kind->walk(cx, c->tok, c->re, &w, &start)) > 0) {
         if (dummy)
-            rc = encode_first(cx, c, w.s + start, w.at - start, ids);
+            rc = encode_first(cx, c, w.s + start, w.at - start, from + start,
+                              ids);
         else
             rc = encode_word(cx, c, w.s + start, w.at - start,
                              (int64_t)(from + start), ids);
@@ -281,25 +292,56 @@ static int encode_part(struct at_ctx *cx, struct at_tok_coder *c,
     return rc;
 }
 
+/* Whether a space is put before what begins at text[at].                      */
+static bool needs_space(enum tok_dummy put, const char *text, size_t n,
+                        size_t at)
+{
+    bool marked = n >= TOK_MARK_BYTES &&
+                  memcmp(text, TOK_MARK, TOK_MARK_BYTES) == 0;
+    if (put == TOK_DUMMY_FIRST)
+        return at == 0 && n > 0 && text[0] != ' ' && !marked;
+    return put == TOK_DUMMY_EACH || (put == TOK_DUMMY_BEGIN && at == 0);
+}
+
+struct own { const struct at_tok_span *span; size_t n; };
+
+/* Whether text[from..to) lies in one of the spans; NULL: all text does.        */
+static bool is_own(const struct own *own, size_t from, size_t to)
+{
+    size_t lo = 0, hi = own ? own->n : 0;
+    while (lo < hi) {               /* the last span that begins by `from`     */
+        size_t mid = lo + (hi - lo) / 2;
+        if (own->span[mid].from <= from)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return !own || (lo > 0 && to <= own->span[lo - 1].to);
+}
+
 static int encode_text(struct at_ctx *cx, struct at_tok_coder *c,
                        const char *text, size_t n, unsigned flags,
-                       struct at_tok_ids *ids)
+                       const struct own *own, struct at_tok_ids *ids)
 {
-    bool dummy = c->tok->kind->dummy_space && !(flags & AT_TOK_CONTINUE);
-    size_t at = 0, where;
+    enum tok_dummy put = flags & AT_TOK_CONTINUE ? TOK_DUMMY_NONE
+                                                 : c->tok->kind->dummy;
+    size_t at = 0, look = 0, where;
     uint32_t which;
     int rc;
-    if (flags & AT_TOK_SPECIAL)
-        while (tok_finder_next(&c->tok->special, text, n, at, &where,
-                               &which)) {
-            if ((rc = encode_part(cx, c, text, at, where, dummy && at == 0,
-                                  ids)) < 0 ||
-                (rc = room(cx, ids, 1)) < 0)
-                return rc;
-            append(ids, (int32_t)which, (int64_t)where);
-            at = where + c->tok->piece[which].n;
-        }
-    return encode_part(cx, c, text, at, n, dummy && at == 0, ids);
+    while ((flags & AT_TOK_SPECIAL) &&
+           tok_finder_next(&c->tok->special, text, n, look, &where, &which)) {
+        size_t end = where + c->tok->piece[which].n;
+        look = where + 1;
+        if (!is_own(own, where, end))
+            continue;
+        if ((rc = encode_part(cx, c, text, at, where,
+                              needs_space(put, text, n, at), ids)) < 0 ||
+            (rc = room(cx, ids, 1)) < 0)
+            return rc;
+        append(ids, (int32_t)which, (int64_t)where);
+        at = look = end;
+    }
+    return encode_part(cx, c, text, at, n, needs_space(put, text, n, at), ids);
 }
 
 static int add_end(struct at_ctx *cx, const struct at_tok *tok, int32_t id,
@@ -315,24 +357,69 @@ static int add_end(struct at_ctx *cx, const struct at_tok *tok, int32_t id,
     return rc;
 }
 
-int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *c, const char *text,
-                  size_t n, unsigned flags, struct at_tok_ids *ids)
+int at_tok_normal(struct at_ctx *cx, struct at_arena *a,
+                  const struct at_tok *tok, const char *s, size_t n,
+                  const char **made, size_t *n_made)
+{
+    utf8proc_uint8_t *y = NULL;
+    utf8proc_ssize_t len;
+    size_t ascii = 0;
+    *made = s;
+    *n_made = n;
+    while (tok->kind->nfc && ascii < n && (unsigned char)s[ascii] < 0x80)
+        ascii++;
+    if (!tok->kind->nfc || ascii == n)
+        return AT_OK;
+    len = utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &y,
+                       UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    if (len == UTF8PROC_ERROR_NOMEM)
+        return at_fail(cx, AT_ENOMEM, "no memory to compose a text");
+    if (len >= 0 && ((size_t)len != n || memcmp(y, s, n) != 0)) {
+        *made = at_strndup(cx, a, (const char *)y, (size_t)len);
+        *n_made = (size_t)len;
+    }
+    free(y);
+    return *made ? AT_OK : AT_ENOMEM;
+}
+
+static int encode_all(struct at_ctx *cx, struct at_tok_coder *c,
+                      const char *text, size_t n, unsigned flags,
+                      const struct own *own, struct at_tok_ids *ids)
 {
     const struct at_tok *tok = c->tok;
     size_t before = ids->n;
+    struct at_arena composed = { 0 };
     int rc = AT_OK;
     if (n >= UINT32_MAX)
         return at_fail(cx, AT_EINVAL, "a text of %zu bytes is too long to "
                        "encode at once; cut it", n);
     if (flags & AT_TOK_BOS)
         rc = add_end(cx, tok, tok->bos, "bos", 0, ids);
+    if (rc == AT_OK && !own)        /* parts of a whole were composed before   */
+        rc = at_tok_normal(cx, &composed, tok, text, n, &text, &n);
     if (rc == AT_OK)
-        rc = encode_text(cx, c, text, n, flags, ids);
+        rc = encode_text(cx, c, text, n, flags, own, ids);
+    at_arena_finish(&composed);
     if (rc == AT_OK && (flags & AT_TOK_EOS))
         rc = add_end(cx, tok, tok->eos, "eos", n, ids);
     if (rc < 0)
         ids->n = before;
     return rc;
+}
+
+int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *c, const char *text,
+                  size_t n, unsigned flags, struct at_tok_ids *ids)
+{
+    return encode_all(cx, c, text, n, flags, NULL, ids);
+}
+
+int at_tok_encode_own(struct at_ctx *cx, struct at_tok_coder *c,
+                      const char *text, size_t n, unsigned flags,
+                      const struct at_tok_span *own, size_t n_own,
+                      struct at_tok_ids *ids)
+{
+    struct own spans = { own, n_own };
+    return encode_all(cx, c, text, n, flags | AT_TOK_SPECIAL, &spans, ids);
 }
 
 /* ---- decoding --------------------------------------------------------------------- */
@@ -342,7 +429,7 @@ static const char *adds(const struct at_tok *tok, bool beginning, int32_t id,
                         size_t *n)
 {
     const char *s = at_tok_piece(tok, id, n);
-    if (s && beginning && tok->kind->dummy_space && s[0] == ' ' &&
+    if (s && beginning && tok->kind->dummy && s[0] == ' ' &&
         tok->type[id] != TOK_SPECIAL) {
         s++;
         --*n;

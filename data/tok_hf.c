@@ -1,4 +1,5 @@
-/* Hugging Face's tokenizer.json, when it is a byte-level BPE. */
+/* Hugging Face's tokenizer.json, when it is a BPE: byte-level, or of
+ * SentencePiece's pieces with bytes for what they lack.                      */
 #include "data/json.h"
 #include "data/tok.h"
 
@@ -13,6 +14,7 @@ struct reading {
     const char *path;
     const json_t *root, *model;
     struct tok_alphabet al;
+    bool spaced;                /* pieces are text with U+2581 for spaces     */
     struct tok_draft *d;
     struct tok_table table;     /* pieces as bytes, of the vocabulary only    */
 };
@@ -20,13 +22,19 @@ struct reading {
 static int refuse(const struct reading *r, const char *what, const char *is)
 {
     return at_fail(r->cx, AT_EINVAL, "%s: %s is '%.60s'; attune reads "
-                   "byte-level BPE tokenizers only", r->path, what, is);
+                   "BPE tokenizers only, byte-level or SentencePiece's with "
+                   "byte_fallback", r->path, what, is);
 }
 
 static const char *text_of(const json_t *o, const char *key)
 {
     const char *s = json_string_value(json_object_get(o, key));
     return s ? s : "";
+}
+
+static bool is_text(const json_t *o, const char *key, const char *want)
+{
+    return strcmp(text_of(o, key), want) == 0;
 }
 
 static bool is_true(const json_t *o, const char *key)
@@ -44,8 +52,6 @@ static int check_model(const struct reading *r)
     if (*type ? strcmp(type, "BPE") != 0
               : !json_is_array(json_object_get(r->model, "merges")))
         return refuse(r, "model.type", type);
-    if (is_true(r->model, "byte_fallback"))
-        return refuse(r, "model.byte_fallback", "true");
     if (json_number_value(json_object_get(r->model, "dropout")) > 0)
         return refuse(r, "model.dropout", "set");
     for (size_t i = 0; i < AT_COUNT(empty); i++)
@@ -95,12 +101,66 @@ static int read_pattern(struct reading *r)
     return AT_OK;
 }
 
+/* ---- spaces ------------------------------------------------------------------ */
+
+static bool marks_spaces(const json_t *n)
+{
+    return is_text(n, "type", "Replace") && is_text(n, "content", TOK_MARK) &&
+           is_text(json_object_get(n, "pattern"), "String", " ");
+}
+
+/* Gemma's: a Split by spaces, of which its normalizer has left none.           */
+static bool splits_nothing(const json_t *pre)
+{
+    return is_text(pre, "type", "Split") &&
+           is_text(json_object_get(pre, "pattern"), "String", " ");
+}
+
+/* How spaces become U+2581: by the normalizer, with one put before every part
+ * (Llama 2) or none (Gemma), or by Metaspace, before the text (Mistral).       */
+static int read_spaces(struct reading *r)
+{
+    const json_t *n = json_object_get(r->root, "normalizer");
+    const json_t *pre = json_object_get(r->root, "pre_tokenizer");
+    const json_t *list = json_object_get(n, "normalizers");
+    const json_t *put = json_array_get(list, 0), *last = n;
+    const char *scheme = text_of(pre, "prepend_scheme");
+    if (list)
+        last = json_array_get(list, json_array_size(list) - 1);
+    if (!n || json_is_null(n)) {
+        if (!is_text(pre, "type", "Metaspace") ||
+            !is_text(pre, "replacement", TOK_MARK))
+            return refuse(r, "pre_tokenizer", text_of(pre, "type"));
+        if (!json_is_false(json_object_get(pre, "split")) || !*scheme ||
+            strcmp(scheme, "always") == 0)
+            return refuse(r, "pre_tokenizer.prepend_scheme", scheme);
+        r->d->kind = strcmp(scheme, "first") == 0 ? &tok_spaced_first
+                                                  : &tok_spaced_none;
+        return AT_OK;
+    }
+    if (!marks_spaces(last) || json_array_size(list) > 2)
+        return refuse(r, "normalizer", text_of(last, "type"));
+    if (pre && !json_is_null(pre) && !splits_nothing(pre))
+        return refuse(r, "pre_tokenizer", text_of(pre, "type"));
+    r->d->kind = &tok_spaced_none;
+    if (json_array_size(list) < 2)
+        return AT_OK;
+    if (!is_text(put, "type", "Prepend") || !is_text(put, "prepend", TOK_MARK))
+        return refuse(r, "normalizer", text_of(put, "type"));
+    r->d->kind = &tok_spaced_each;
+    return AT_OK;
+}
+
 static int check_normalizer(struct reading *r)
 {
     const json_t *n = json_object_get(r->root, "normalizer");
     const json_t *list = json_object_get(n, "normalizers");
     if (!n || json_is_null(n) || (list && json_array_size(list) == 0))
         return AT_OK;
+    if (is_text(n, "type", "NFC")) {
+        r->d->kind = &tok_byte_bpe_nfc;
+        return AT_OK;
+    }
     return refuse(r, "normalizer", text_of(n, "type"));
 }
 
@@ -123,6 +183,27 @@ static int put_piece(struct reading *r, const json_t *id_json, const char *s,
     return AT_OK;
 }
 
+/* "<0x0A>" is that byte; else U+2581 stands for a space.                       */
+static unsigned char spell_spaced(const char *s, size_t n, char *y, size_t *n_y)
+{
+    char *end;
+    *n_y = 0;
+    if (n == 6 && memcmp(s, "<0x", 3) == 0 && s[5] == '>') {
+        unsigned long byte = strtoul(s + 3, &end, 16);
+        if (end == s + 5) {
+            y[(*n_y)++] = (char)(unsigned char)byte;
+            return TOK_BYTE;
+        }
+    }
+    for (size_t i = 0; i < n;) {
+        bool mark = n - i >= TOK_MARK_BYTES &&
+                    memcmp(s + i, TOK_MARK, TOK_MARK_BYTES) == 0;
+        y[(*n_y)++] = mark ? ' ' : s[i];
+        i += mark ? TOK_MARK_BYTES : 1;
+    }
+    return TOK_NORMAL;
+}
+
 static int read_vocab(struct reading *r, const json_t *vocab)
 {
     const char *key;
@@ -134,7 +215,10 @@ static int read_vocab(struct reading *r, const json_t *vocab)
         if (!y)
             return AT_ENOMEM;
         /* What is not spelled in the alphabet can only be an added token.    */
-        if (!tok_spell(&r->al, key, n, y, &n_piece)) {
+        if (r->spaced) {
+            unsigned char type = spell_spaced(key, n, y, &n_piece);
+            rc = put_piece(r, value, y, n_piece, type, key);
+        } else if (!tok_spell(&r->al, key, n, y, &n_piece)) {
             memcpy(y, key, n);
             n_piece = n;
             rc = put_piece(r, value, y, n_piece, TOK_TYPES, key);
@@ -241,6 +325,15 @@ static bool halves(const json_t *m, struct tok_str half[2])
     return json_array_size(m) == 2;
 }
 
+/* One half of a merge, in the pieces' bytes.                                  */
+static bool spell(const struct reading *r, const struct tok_str *half, char *y,
+                  size_t *n)
+{
+    if (!r->spaced)
+        return tok_spell(&r->al, half->s, half->n, y, n);
+    return spell_spaced(half->s, half->n, y, n) == TOK_NORMAL;
+}
+
 static int read_merge(struct reading *r, const json_t *m, size_t i,
                       struct tok_merge *y)
 {
@@ -248,9 +341,8 @@ static int read_merge(struct reading *r, const json_t *m, size_t i,
     struct tok_str half[2];
     size_t n[2];
     if (!halves(m, half) || half[0].n > TOK_PIECE_MAX ||
-        half[1].n > TOK_PIECE_MAX ||
-        !tok_spell(&r->al, half[0].s, half[0].n, both, &n[0]) ||
-        !tok_spell(&r->al, half[1].s, half[1].n, both + n[0], &n[1]))
+        half[1].n > TOK_PIECE_MAX || !spell(r, &half[0], both, &n[0]) ||
+        !spell(r, &half[1], both + n[0], &n[1]))
         return merge_bad(r, i);
     y->left = tok_table_find(&r->table, both, n[0]);
     y->right = tok_table_find(&r->table, both + n[0], n[1]);
@@ -272,7 +364,8 @@ static int read_merges(struct reading *r)
         return at_fail(r->cx, AT_EFORMAT, "%s: model.merges must be a list",
                        r->path);
     for (uint32_t i = 0; i < r->d->n; i++)
-        if (r->d->type[i] != TOK_SPECIAL)
+        if (r->d->type[i] == TOK_NORMAL ||
+            (r->d->type[i] == TOK_BYTE && !r->spaced))
             tok_table_add(&r->table, i);
     for (size_t i = 0; i < n; i++) {
         rc = read_merge(r, json_array_get(list, i), i, &m[i]);
@@ -331,6 +424,8 @@ static int read_ends(struct reading *r, const char *config_json)
     r->d->bos = special_id(r, first);
     r->d->eos = special_id(r, config ? named(config, "eos_token")
                                      : "<|endoftext|>");
+    if (!config && r->d->eos == AT_TOK_NONE)
+        r->d->eos = special_id(r, "</s>");
     r->d->pad = special_id(r, named(config, "pad_token"));
     /* GPT-2: the one token is both, and only ends texts.                     */
     if (!*first && (!config || special_id(r, named(config, "bos_token")) ==
@@ -345,9 +440,12 @@ static int read_ends(struct reading *r, const char *config_json)
 static int read_root(struct reading *r, const char *config_json)
 {
     int rc = check_model(r);
-    if (rc == AT_OK)
+    r->spaced = is_true(r->model, "byte_fallback");
+    if (rc == AT_OK && r->spaced)
+        rc = read_spaces(r);
+    else if (rc == AT_OK)
         rc = check_normalizer(r);
-    if (rc == AT_OK)
+    if (rc == AT_OK && !r->spaced)
         rc = read_pattern(r);
     if (rc == AT_OK)
         rc = read_pieces(r);
@@ -375,7 +473,10 @@ int at_tok_load_hf(struct at_ctx *cx, struct at_arena *a,
     r.model = json_object_get(root, "model");
     tok_alphabet_init(&r.al);
     rc = read_root(&r, config_json);
-    if (rc == AT_OK && is_true(r.model, "ignore_merges"))
+    if (rc == AT_OK && is_true(r.model, "ignore_merges") &&
+        d.kind != &tok_byte_bpe)
+        rc = refuse(&r, "model.ignore_merges", "true");
+    else if (rc == AT_OK && is_true(r.model, "ignore_merges"))
         d.kind = &tok_byte_bpe_words;
     if (rc == AT_OK && (rc = tok_draft_open(cx, a, &d, tok)) < 0)
         at_note(cx, rc, "reading %s", tokenizer_json);

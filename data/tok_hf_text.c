@@ -33,7 +33,8 @@ static void add_added(struct at_text *t, const struct at_tok *tok)
                      "false,\"normalized\":false,\"special\":true}");
         comma = ",";
     }
-    at_text_addf(t, "],\n\"normalizer\":null,\n");
+    at_text_addf(t, "],\n\"normalizer\":%s,\n", tok->kind->nfc
+                 ? "{\"type\":\"NFC\"}" : "null");
 }
 
 #define LEVEL "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"      \
@@ -121,7 +122,7 @@ int at_tok_hf_text(struct at_ctx *cx, const struct at_tok *tok,
                    struct at_text *json, struct at_text *config)
 {
     int rc;
-    if (!tok->kind->has_merges)
+    if (!tok->kind->has_merges || !tok->kind->has_pattern)
         return at_fail(cx, AT_EINVAL, "a tokenizer of kind %s cannot be written "
                        "as tokenizer.json", tok->kind->name);
     at_text_addf(json, "{\"version\":\"1.0\",\"truncation\":null,\"padding\":"

@@ -40,14 +40,9 @@ static bool joins(const struct at_tok *t, uint32_t left, uint32_t right,
            memcmp(y->s + l->n, r->s, r->n) == 0;
 }
 
-static int bpe_open(struct at_ctx *cx, struct at_arena *a, struct at_tok *t)
+static int open_merges(struct at_ctx *cx, struct at_arena *a, struct at_tok *t)
 {
-    struct tok_regex *re;
-    int rc = tok_regex_create(cx, t->pattern, false, &re);
-    if (rc < 0)
-        return rc;
-    tok_regex_destroy(re);
-    rc = tok_pairs_init(cx, a, t, t->n_merge);
+    int rc = tok_pairs_init(cx, a, t, t->n_merge);
     if (rc < 0)
         return rc;
     for (size_t i = 0; i < t->n_merge; i++) {
@@ -63,6 +58,16 @@ static int bpe_open(struct at_ctx *cx, struct at_arena *a, struct at_tok *t)
     return AT_OK;
 }
 
+static int bpe_open(struct at_ctx *cx, struct at_arena *a, struct at_tok *t)
+{
+    struct tok_regex *re;
+    int rc = tok_regex_create(cx, t->pattern, false, &re);
+    if (rc < 0)
+        return rc;
+    tok_regex_destroy(re);
+    return open_merges(cx, a, t);
+}
+
 static int bpe_walk(struct at_ctx *cx, const struct at_tok *t,
                     struct tok_regex *re, struct tok_walk *w, size_t *start)
 {
@@ -73,8 +78,10 @@ static int bpe_walk(struct at_ctx *cx, const struct at_tok *t,
 static size_t bpe_symbols(const struct at_tok *t, const char *s, size_t n,
                           struct tok_symbol *y)
 {
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         y[i].id = (uint32_t)t->byte_id[(unsigned char)s[i]];
+        y[i].from = (uint32_t)i;
+    }
     return n;
 }
 
@@ -152,6 +159,7 @@ static int llama2c_open(struct at_ctx *cx, struct at_arena *a,
     if (rc < 0)
         return rc;
     t->cut = true;
+    t->mark = TOK_NEVER;
     for (uint32_t i = 0; i < t->n; i++) {
         n += cuts(t, i, NULL);
         if (t->type[i] == TOK_NORMAL && space_inside(&t->piece[i]))
@@ -193,15 +201,57 @@ static size_t llama2c_symbols(const struct at_tok *t, const char *s, size_t n,
         size_t len = at_utf8(s + i, n - i, &cp);
         if (len)
             id = tok_table_find(&t->words, s + i, len);
+        if (id == TOK_NEVER && len == TOK_MARK_BYTES &&
+            memcmp(s + i, TOK_MARK, len) == 0)
+            id = t->mark;               /* SentencePiece knows but one space  */
         if (id != TOK_NEVER) {
-            y[n_y++].id = id;
+            y[n_y].id = id;
+            y[n_y++].from = (uint32_t)i;
             i += len;
             continue;
         }
-        for (size_t end = i + (len ? len : 1); i < end; i++)
-            y[n_y++].id = (uint32_t)t->byte_id[(unsigned char)s[i]];
+        for (size_t end = i + (len ? len : 1); i < end; i++) {
+            y[n_y].id = (uint32_t)t->byte_id[(unsigned char)s[i]];
+            y[n_y++].from = (uint32_t)i;
+        }
     }
     return n_y;
+}
+
+/* ---- spaced: SentencePiece's pieces, merged by list ---------------------------- */
+
+static int spaced_open(struct at_ctx *cx, struct at_arena *a, struct at_tok *t)
+{
+    t->cut = true;
+    for (uint32_t i = 0; i < t->n && t->cut; i++)
+        t->cut = t->type[i] != TOK_NORMAL || !space_inside(&t->piece[i]);
+    t->mark = tok_table_find(&t->words, " ", 1);
+    return open_merges(cx, a, t);
+}
+
+static bool has_mark(const char *s, size_t n)
+{
+    const char *at = s, *end = s + n;
+    while ((at = memchr(at, TOK_MARK[0], (size_t)(end - at))) != NULL) {
+        if (end - at >= TOK_MARK_BYTES &&
+            memcmp(at, TOK_MARK, TOK_MARK_BYTES) == 0)
+            return true;
+        at++;
+    }
+    return false;
+}
+
+/* Where the text has the mark itself, spaces do not tell its words.            */
+static int spaced_walk(struct at_ctx *cx, const struct at_tok *t,
+                       struct tok_regex *re, struct tok_walk *w, size_t *start)
+{
+    if (w->at == 0)
+        w->whole = has_mark(w->s, w->n);
+    if (!w->whole)
+        return llama2c_walk(cx, t, re, w, start);
+    *start = w->at;
+    w->at = w->n;
+    return *start < w->n;
 }
 
 /* ---- the table ------------------------------------------------------------------ */
@@ -228,18 +278,40 @@ const struct tok_kind tok_byte_bpe_words = {
     .symbols = bpe_symbols,
 };
 
+/* Qwen's: the same, of composed text.                                         */
+const struct tok_kind tok_byte_bpe_nfc = {
+    .name = "byte_bpe",
+    .code = 7,
+    .has_pattern = true,
+    .has_merges = true,
+    .nfc = true,
+    .open = bpe_open,
+    .walk = bpe_walk,
+    .symbols = bpe_symbols,
+};
+
 const struct tok_kind tok_llama2c = {
     .name = "llama2c",
     .code = 2,
     .has_scores = true,
-    .dummy_space = true,
+    .dummy = TOK_DUMMY_BEGIN,
     .open = llama2c_open,
     .walk = llama2c_walk,
     .symbols = llama2c_symbols,
 };
 
+#define SPACED(number, where)                                            \
+    { .name = "spaced_bpe", .code = number, .has_merges = true,          \
+      .dummy = where, .open = spaced_open, .walk = spaced_walk,          \
+      .symbols = llama2c_symbols }
+
+const struct tok_kind tok_spaced_each = SPACED(4, TOK_DUMMY_EACH);
+const struct tok_kind tok_spaced_first = SPACED(5, TOK_DUMMY_FIRST);
+const struct tok_kind tok_spaced_none = SPACED(6, TOK_DUMMY_NONE);
+
 static const struct tok_kind *const kinds[] = {
-    &tok_byte_bpe, &tok_byte_bpe_words, &tok_llama2c
+    &tok_byte_bpe, &tok_byte_bpe_words, &tok_byte_bpe_nfc, &tok_llama2c,
+    &tok_spaced_each, &tok_spaced_first, &tok_spaced_none
 };
 
 const struct tok_kind *tok_kind_find(uint32_t code)

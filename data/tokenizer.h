@@ -148,6 +148,18 @@ void at_tok_coder_destroy(struct at_tok_coder *coder);
 int at_tok_encode(struct at_ctx *cx, struct at_tok_coder *coder,
                   const char *text, size_t n, unsigned flags,
                   struct at_tok_ids *ids);
+/* Text as the tokenizer takes it: composed where its kind asks for NFC.  The
+ * same s where nothing changes, else in arena a; what is no UTF-8 stays as it is.
+ * Places that at_tok_encode tells are places in this text.                    */
+int at_tok_normal(struct at_ctx *cx, struct at_arena *a,
+                  const struct at_tok *tok, const char *s, size_t n,
+                  const char **made, size_t *n_made);
+/* The same, with special tokens read within the n_own spans (rising) alone.   */
+struct at_tok_span { size_t from, to; };    /* bytes of a text                */
+int at_tok_encode_own(struct at_ctx *cx, struct at_tok_coder *coder,
+                      const char *text, size_t n, unsigned flags,
+                      const struct at_tok_span *own, size_t n_own,
+                      struct at_tok_ids *ids);
 
 /* ---- decoding --------------------------------------------------------------- */
 

@@ -21,6 +21,7 @@
 #define AT_KERNELS_H
 
 #include "base/base.h"
+#include "kernels/pattern.h"
 
 enum { AT_CHUNKS = 16 };    /* fixed cut of row reductions; see scratch      */
 enum { AT_HEAD_MAX = 256 }; /* largest head size K of attention              */
@@ -83,6 +84,16 @@ struct at_cache {
     size_t rows, T_max;
 };
 
+/* Rows that were worked on apart, side by side again: y [N,C].  Row few_at[i]
+ * of y holds few[i] [k]: at the columns cols[of[i]*k ..], with blank [C] (NULL:
+ * zeros) elsewhere; or as it is where cols is NULL and k is C.  Row rest_at[i]
+ * holds rest[i] [C], all others zeros.  Both lists rise; no row is in both.   */
+struct at_join {
+    const at_real *few, *rest, *blank;
+    const int32_t *few_at, *rest_at, *cols, *of;
+    size_t n_few, n_rest, N, k, C;
+};
+
 struct at_adamw {
     double lr, beta1, beta2, eps, weight_decay;
     double correct1, correct2;  /* 1 - beta1^t, 1 - beta2^t                  */
@@ -103,6 +114,31 @@ struct at_kernels {
     void (*gemm)(enum at_gemm layout, at_real *restrict y,
                  const at_real *restrict a, const at_real *restrict b,
                  size_t M, size_t N, size_t K, at_real alpha, at_real beta);
+
+    /* The same with some of b, whose rows are ld apart, in its place: its rows
+     * some[..], or (cols) its columns some[..].  AT_NT: N rows, or K columns;
+     * AT_NN: K rows, or N columns.  Not AT_TN.                              */
+    void (*gemm_some)(enum at_gemm layout, at_real *restrict y,
+                      const at_real *restrict a, const at_real *restrict b,
+                      const int32_t *some, bool cols, size_t M, size_t N,
+                      size_t K, size_t ld, at_real alpha, at_real beta);
+
+    /* Matrices of which there is only a pattern s, with values v[n]:
+     * y[N,M] = x[N,C] w^T;  dv[e] = sum over N of dy[N,i] x[N,c].            */
+    void (*sp_mm)(at_real *y, const at_real *x, const at_real *v,
+                  const struct at_sparse *s, size_t N, bool acc);
+    void (*sp_dw)(at_real *dv, const at_real *dy, const at_real *x,
+                  const struct at_sparse *s, size_t N, bool acc);
+    /* v = w + scale * (b a) where s has entries, b[M,R] a[R,C]; turned: s is the
+     * pattern of the transpose, v and w its values, b[C,R] a[R,M].  v may alias
+     * w.  bwd: da = scale b^T dv, db = scale dv a^T (either may be NULL).    */
+    void (*sp_low)(at_real *v, const at_real *w, const at_real *b,
+                   const at_real *a, const struct at_sparse *s, size_t R,
+                   at_real scale, bool turned);
+    void (*sp_low_bwd)(at_real *da, at_real *db, const at_real *dv,
+                       const at_real *b, const at_real *a,
+                       const struct at_sparse *s, size_t R, at_real scale,
+                       bool acc_da, bool acc_db);
 
     /* y[N,C] += b[C];  db[C] = column sums of dy[N,C];
      * scratch [AT_CHUNKS, C].                                               */
@@ -183,13 +219,29 @@ struct at_kernels {
     void (*rows_bwd)(at_real *dw, const at_real *dy, const int32_t *ids,
                      size_t N, size_t C, size_t V, bool acc);
 
+    /* y[i,j] = x[rows[i], cols[of[i]*k + j]], x [..,C], y [n,k].            */
+    void (*cut)(at_real *restrict y, const at_real *restrict x,
+                const int32_t *rows, const int32_t *cols, const int32_t *of,
+                size_t n, size_t k, size_t C);
+    void (*join)(at_real *restrict y, const struct at_join *j);
+
     /* Cross-entropy over rows of logits [N,V]: ce[i] = lse_i - logit of
-     * target[i]; a target < 0 gives ce 0.  With weight: logits are replaced
-     * in place by weight[i] * (softmax - onehot), zero for target < 0.      */
-    void (*xent_fwd)(at_real *ce, const at_real *logits, const int32_t *target,
-                     size_t N, size_t V);
+     * target[i]; a target < 0 gives ce 0.  gap[i] (gap may be NULL): by how much
+     * the largest logit is above the target's, 0 where that is the likeliest.
+     * With weight: logits are replaced in place by weight[i] * (softmax -
+     * onehot), zero for target < 0.                                         */
+    void (*xent_fwd)(at_real *ce, at_real *gap, const at_real *logits,
+                     const int32_t *target, size_t N, size_t V);
     void (*xent_fwd_bwd)(at_real *ce, at_real *logits, const int32_t *target,
                          const at_real *weight, size_t N, size_t V);
+
+    /* The same beside a teacher's logits t [N,V], at temperature T:
+     *   kl[i] = sum of q (ln q - ln p),  q = softmax(t/T), p = softmax(x/T);
+     *   x becomes weight[i] ((1-a) (softmax(x) - onehot) + a/T (p - q)).     */
+    void (*distil_fwd_bwd)(at_real *ce, at_real *kl, at_real *x,
+                           const at_real *t, const int32_t *target,
+                           const at_real *weight, size_t N, size_t V,
+                           at_real a, at_real T);
 
     /* Decoupled weight decay (Loshchilov & Hutter 2019):
      *   g *= grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;

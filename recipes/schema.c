@@ -18,11 +18,20 @@ const struct at_key_group at_key_groups[] = {
     { "data", "What it is trained on: a dataset made by `attune data`." },
     { "batch", "How many tokens make a step: rows x length x accumulate." },
     { "align", "Objectives over whole texts: preferences, rewards." },
+    { "teacher", "A model whose predictions are learnt beside the targets, such "
+                 "as the dense model that a pruned one was made of." },
     { "lora", "Low-rank adapters (LoRA): the model stays as it is and small "
               "factors beside its weights are trained." },
+    { "masked_lora", "Low-rank adapters on a pruned model (`attune prune`) that "
+                     "keep it pruned: the update has the mask of the weight "
+                     "(SparseLoRA of RESSA)." },
     { "linear", "Whole matrices beside the model's own: fine-tuning of chosen "
                 "layers in full, kept apart from the model." },
     { "mlp", "Small networks beside the model's layers." },
+    { "context_sparse", "Contextual sparsity (SparseLoRA): faster training of "
+                        "adapters.  Tokens that are read but not learnt go "
+                        "through the channels of the frozen layers that "
+                        "matter most to their text." },
     { "router", "Routers (MindSkip): a trained decision beside a layer's "
                 "attention or mlp skips it for texts or tokens that do not "
                 "need it." },
@@ -32,6 +41,8 @@ const struct at_key_group at_key_groups[] = {
     { "optim", "The optimizer." },
     { "schedule", "The learning rate over the steps of the run." },
     { "train", "How long, and how." },
+    { "gradual", "Pruning while the weights are trained: the smallest of every "
+                 "matrix go to zero and stay there." },
     { "eval", "Measuring on documents that are not trained on." },
     { "checkpoint", "Saving, so that a run can be resumed." },
     { "log", "Metrics." },
@@ -182,6 +193,18 @@ const struct at_key at_keys[] = {
       .help = "Which of the dataset's scores is learnt, when it has several." },
 
 
+    { "teacher.weight", REAL(0, 1, "0"), .also = "kl_weight kd_weight",
+      .help = "Share of the loss: (1 - weight) cross-entropy + weight "
+              "KL(teacher || model), a mean over target tokens; 0: no "
+              "teacher." },
+    { "teacher.path", TEXT(PATH, ""), .with = "teacher.weight",
+      .also = "teacher_model",
+      .help = "Its file; by default the model that model.path was pruned "
+              "from." },
+    { "teacher.temperature", REAL(0.01, 100, "1"), .with = "teacher.weight",
+      .help = "Both predictions are softened by it in the KL; the KL is not "
+              "scaled by its square." },
+
     { "lora.rank", INT(0, 4096, "0"), .also = "r lora_r lora_rank",
       .help = "Rank of the adapters; 0: no adapters, the model itself is "
               "trained." },
@@ -199,6 +222,14 @@ const struct at_key at_keys[] = {
       .also = "init_lora_weights",
       .help = "How the first factor starts (uniform: within 1/sqrt(width)); "
               "the second starts at zero." },
+
+    { "masked_lora.rank", INT(0, 4096, "0"),
+      .help = "Rank of the adapters; 0: none." },
+    { "masked_lora.alpha", REAL(1e-6, 1e6, "16"), .with = "masked_lora.rank",
+      .help = "The update is scaled by alpha / rank." },
+    { "masked_lora.targets", TEXT(PATTERN, "_proj"), .with = "masked_lora.rank",
+      .help = "Sites that get one: searched in each site's name.  They must be "
+              "pruned." },
 
     { "linear.use", INT(0, 1, "0"), .also = "full_delta",
       .help = "1: whole matrices are trained beside those of the model." },
@@ -220,6 +251,33 @@ const struct at_key at_keys[] = {
     { "mlp.targets", TEXT(PATTERN, "attn\\.(q|k|v|qkv|o)_proj"),
       .with = "mlp.width",
       .help = "Sites that get one: searched in each site's name." },
+
+    { "context_sparse.rank", INT(0, 64, "0"),
+      .help = "Rank of the predictors that choose the channels, 8 in the "
+              "published code; 0: no such sparsity." },
+    { "context_sparse.mlp", TEXT(TEXT, "0.9"), .with = "context_sparse.rank",
+      .help = "Share of the feed-forward channels left out: of all layers but "
+              "the first and the last, or by layers, such as '2-5:0.9 6:0.5'.  "
+              "`attune analyze --context-sparse` proposes one." },
+    { "context_sparse.attn", TEXT(TEXT, "0"), .with = "context_sparse.rank",
+      .help = "The same of the channels of q, k, v and o." },
+    { "context_sparse.start", REAL(0, 1, "0.05"), .with = "context_sparse.rank",
+      .help = "Share of the run's steps that are dense first." },
+    { "context_sparse.end", REAL(0, 1, "1"), .with = "context_sparse.rank",
+      .help = "Share of the run's steps after which they are dense again." },
+    { "context_sparse.tokens", CHOICE("context|all", "context"),
+      .with = "context_sparse.rank",
+      .help = "context: a prompt but for its last token; all: answers too, and "
+              "plain text, which costs quality." },
+    { "context_sparse.least", INT(1, 4194304, "32"),
+      .with = "context_sparse.rank", .unit = "tokens",
+      .help = "A text with fewer such tokens stays dense: copying weights would "
+              "cost more than is saved." },
+    { "context_sparse.variant", CHOICE("exact|published", "exact"),
+      .with = "context_sparse.rank",
+      .help = "published: as in the published code, to compare with: one choice "
+              "for the whole batch, wrong pairs of grouped heads, and no "
+              "gradient through attention's layers of context." },
 
     { "router.layers", INT(0, 4095, "0"),
       .also = "mindskip_n router_layers",
@@ -376,6 +434,24 @@ const struct at_key at_keys[] = {
     { "train.on_nonfinite", CHOICE("stop|skip|rollback", "stop"),
       .help = "When a loss or gradient is not finite: stop the run, skip the "
               "step, or go back to the last checkpoint and skip the data." },
+
+    { "gradual.sparsity", REAL(0, 0.999, "0"), .also = "final_sparsity",
+      .help = "Share of each matrix that is zero in the end; 0: none.  `attune "
+              "prune RUN OUT --method magnitude` with the same share stores the "
+              "result sparse." },
+    { "gradual.begin", INT(0, COUNT_MAX, "0"), .unit = "steps",
+      .with = "gradual.sparsity", .also = "begin_step",
+      .help = "Step at which pruning begins." },
+    { "gradual.end", INT(0, COUNT_MAX, "0"), .unit = "steps",
+      .with = "gradual.sparsity", .also = "end_step",
+      .help = "Step at which the share is reached, by a cubic curve; 0: the "
+              "last." },
+    { "gradual.every", INT(1, COUNT_MAX, "10"), .unit = "steps",
+      .with = "gradual.sparsity", .also = "pruning_frequency",
+      .help = "Steps between prunings." },
+    { "gradual.targets", TEXT(PATTERN, "_proj\\.weight$"),
+      .with = "gradual.sparsity",
+      .help = "Matrices that are pruned: searched in each parameter's name." },
 
     { "eval.every", INT(0, COUNT_MAX, "0"), .unit = "steps",
       .also = "eval_steps eval_interval",

@@ -3,6 +3,7 @@
 
 #include "train/analyze.h"
 #include "train/infer.h"
+#include "train/sensitivity.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -52,11 +53,11 @@ static int remove_all(void **state)
 
 static struct at_analysis analyze(struct at_ctx *cx, const char *path)
 {
-    struct at_analyze_options o = { .model = path, .data = in_dir("data.h5"),
+    struct at_measure_options o = { .model = path, .data = in_dir("data.h5"),
                                     .backend = "cpu", .rows = 4,
                                     .length = 96, .batches = 3, .threads = 2 };
     struct at_analysis a;
-    OK(cx, at_analyze(cx, &o, NULL, NULL, &a));
+    OK(cx, at_analyze(cx, &o, 1, NULL, NULL, &a));
     return a;
 }
 
@@ -87,6 +88,13 @@ static void a_rise_is_the_loss_of_the_model_without(void **state)
     whole = analyze(&cx, model);
     assert_int_equal(whole.L, 5);
     assert_true(whole.n_targets > 100);
+    for (int b = 0; b < AT_BRANCHES; b++) {     /* one layer, never, is its own */
+        size_t least;
+        assert_int_equal(at_analysis_least(&whole, b, 1, &least), 1);
+        assert_true(whole.chance[b][0] == whole.worth[least][b].rise);
+        for (int c = 1; c < AT_CHANCES; c++)
+            assert_true(whole.chance[b][c] != whole.chance[b][0]);
+    }
     for (int b = 0; b < AT_BRANCHES; b++) {
         const char *which[AT_BRANCHES] = { NULL };
         const struct at_worth *w = &whole.worth[2][b];
@@ -166,6 +174,59 @@ static void ranges_are_read(void **state)
     at_ctx_finish(&cx);
 }
 
+static int thin(struct at_ctx *cx, const char *data, double budget,
+                struct at_sensitivity *s)
+{
+    static struct at_sensitivity_options how;
+    struct at_measure_options o = { .model = model, .data = data,
+                                    .backend = "cpu", .rows = 4, .length = 96,
+                                    .batches = 3, .threads = 2 };
+    how = (struct at_sensitivity_options){ .level = { 0.5, 0.9 }, .n_levels = 2,
+                                           .rank = 8, .least = 3,
+                                           .budget = budget };
+    return at_sensitivity(cx, &o, &how, NULL, NULL, s);
+}
+
+/* What is proposed stays within its budget, and more budget saves no less.     */
+static void a_schedule_stays_within_its_budget(void **state)
+{
+    static const double budgets[] = { 0, 0.002, 0.02, 10 };
+    double saved = 0;
+    (void)state;
+    for (size_t i = 0; i < AT_COUNT(budgets); i++) {
+        struct at_sensitivity s;
+        struct at_ctx cx;
+        at_ctx_init(&cx);
+        OK(&cx, thin(&cx, in_dir("data.h5"), budgets[i], &s));
+        assert_true(s.loss > 0 && s.n_targets > 100);
+        assert_true(s.rise_all <= budgets[i] * s.loss);
+        assert_true(s.saved >= saved - 0.05);
+        saved = s.saved;
+        if (i == 3) {
+            assert_string_equal(s.mlp, "0,1,2,3,4:0.9");
+            assert_string_equal(s.attn, "0,1,2,3,4:0.9");
+            assert_true(fabs(s.saved - 0.9) < 1e-12);
+        }
+        at_ctx_finish(&cx);
+    }
+}
+
+/* The tokens whose last layer is thin are not learnt: nothing reads them.      */
+static void context_of_the_last_mlp_costs_nothing(void **state)
+{
+    struct at_sensitivity s;
+    struct at_ctx cx;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, thin(&cx, in_dir("data.h5"), 0.01, &s));
+    for (int level = 0; level < 2; level++) {
+        assert_true(fabs(s.rise[8 * 2 + level]) < 1e-6);
+        assert_true(fabs(s.rise[0 * 2 + level]) > 1e-6);
+        assert_true(fabs(s.rise[1 * 2 + level]) > 1e-6);
+    }
+    at_ctx_finish(&cx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -173,6 +234,8 @@ int main(void)
         cmocka_unit_test(dropping_again_keeps_what_is_gone),
         cmocka_unit_test(the_least_come_first_and_the_last_never),
         cmocka_unit_test(ranges_are_read),
+        cmocka_unit_test(a_schedule_stays_within_its_budget),
+        cmocka_unit_test(context_of_the_last_mlp_costs_nothing),
     };
     return cmocka_run_group_tests(tests, make_data, remove_all);
 }

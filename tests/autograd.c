@@ -28,6 +28,48 @@ static bool trains(const void *self, const char *name)
     return !t->in[name[2] - '0'].frozen;
 }
 
+/* Every third weight of a test's sparse input, both ways; row 1 is empty.     */
+struct patterns { const struct at_op_test *t; struct at_sparse *s; };
+
+static int pattern(const void *self, const char *name,
+                   const struct at_shape *shape, const struct at_sparse **s)
+{
+    const struct patterns *p = self;
+    (void)shape;
+    *s = p->t->in[name[2] - '0'].sparse ? p->s : NULL;
+    return AT_OK;
+}
+
+static void make_pattern(struct bench *b, struct patterns *p)
+{
+    for (int i = 0; i < AT_IN_MAX; i++) {
+        size_t M = p->t->in[i].d[0], C = p->t->in[i].d[1];
+        uint8_t *mask;
+        if (!p->t->in[i].sparse)
+            continue;
+        mask = at_alloc(&b->cx, &b->cx.run, M * at_mask_row(C));
+        for (size_t k = 0; k < M * C; k++)
+            mask[k / C * at_mask_row(C) + k % C / 8] |=
+                (uint8_t)((k % 3 == 0 && k / C != 1) << k % C % 8);
+        OK(&b->cx, at_sparse_create(&b->cx, &b->cx.run, M, C, mask, true,
+                                    &p->s));
+        b->ps.pattern = pattern;
+        b->ps.pattern_self = p;
+    }
+}
+
+static void fill_pattern(struct bench *b, const struct at_sparse *s)
+{
+    for (size_t i = 0; i < b->ps.n; i++) {
+        struct at_val *v = &b->ps.p[i]->val;
+        if (!v->sparse)
+            continue;
+        for (size_t e = 0; e < s->n; e++)
+            ((double *)v->data)[e] = 2 * at_rng_uniform(&rng, 78, e) - 1;
+        OK(&b->cx, at_sparse_turn(&b->cx, s, at_turned(v), v->data));
+    }
+}
+
 static struct at_shape shape_of(const size_t d[AT_DIM_MAX])
 {
     struct at_shape s = { 0 };
@@ -62,6 +104,7 @@ static void fill(double *x, size_t n, uint64_t stream)
 
 static void build(struct bench *b, enum at_op_id op, const struct at_op_test *t)
 {
+    struct patterns patterns = { t, NULL };
     static const char *const names[] = { "in0", "in1", "in2", "in3",
                                          "in4", "in5", "in6", "in7" };
     struct at_val *in[AT_IN_MAX] = { 0 };
@@ -71,6 +114,7 @@ static void build(struct bench *b, enum at_op_id op, const struct at_op_test *t)
     open_bench(b);
     b->ps.trains = trains;
     b->ps.trains_self = t;
+    make_pattern(b, &patterns);
     for (int i = 0; i < at_ops[op]->n_in_max; i++) {
         struct at_shape s = shape_of(t->in[i].d);
         if (s.n == 0)
@@ -86,13 +130,15 @@ static void build(struct bench *b, enum at_op_id op, const struct at_op_test *t)
     if (!n)
         fail_msg("%s: %s", at_ops[op]->name, b->cx.err.msg);
     b->y = n->out[0];
-    if (op != AT_OP_LINEAR_XENT)
+    if (op != AT_OP_LINEAR_XENT && op != AT_OP_LINEAR_DISTIL)
         b->seed = at_input(b->g, "seed", AT_REAL, b->y->shape);
     OK(&b->cx, at_grad(b->g, b->y, b->seed));
     OK(&b->cx, at_plan_create(b->g, &b->y, 1, &b->plan));
     OK(&b->cx, at_plan_bind(&b->cx, b->plan));
     OK(&b->cx, at_params_seal(&b->ps));
     at_params_draw(&b->ps, 99);
+    if (patterns.s)
+        fill_pattern(b, patterns.s);
     for (int i = 0; i < n_in; i++)
         if (b->ids[i])
             for (size_t j = 0; j < at_shape_count(&in[i]->shape); j++)
@@ -286,7 +332,7 @@ static void open_two(struct two *t)
     t->target = at_input(g, "target", AT_I32, at_shape1(N));
     emb = at_weight(g, "emb", at_shape2(V, C), init);
     x = block(g, at_rows(g, emb, t->ids), 0, true);
-    t->y[0] = at_linear_ce(g, x, emb, t->target);
+    t->y[0] = at_linear_ce(g, x, emb, t->target, NULL);
     t->y[1] = at_linear(g, x, at_weight(g, "score", at_shape2(1, C), init),
                         NULL, 1);
     for (int i = 0; i < 2; i++)

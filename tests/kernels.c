@@ -119,6 +119,161 @@ static void check_gemm(struct bed *t)
     }
 }
 
+/* A random mask of about share q; row 1 is empty and row 2 full, where they
+ * are.  n:m where of > 0: n of `of` consecutive are kept.                     */
+static struct at_sparse *draw_pattern(struct bed *t, size_t M, size_t C,
+                                      double q, size_t n, size_t of)
+{
+    uint8_t *mask = at_alloc(&t->cx, &t->cx.scratch, M * at_mask_row(C) + 1);
+    struct at_sparse *s;
+    assert_non_null(mask);
+    for (size_t i = 0; i < M; i++)
+        for (size_t c = 0; c < C; c++) {
+            bool yes = at_rng_uniform(&t->rng, 2, t->drawn++) < q;
+            if (of)
+                yes = (c + i) % of < n;
+            else if (i == 1 || i == 2)
+                yes = i == 2;
+            mask[i * at_mask_row(C) + c / 8] |= (uint8_t)(yes << c % 8);
+        }
+    OK(&t->cx, at_sparse_create(&t->cx, &t->cx.scratch, M, C, mask, true, &s));
+    return s;
+}
+
+/* w[M,C] zero outside the pattern, its values both ways.                     */
+static float *draw_values(struct bed *t, const struct at_sparse *s, float **v,
+                          float **turned)
+{
+    float *w = draw(t, s->M * s->C, 1);
+    *v = blank(t, s->n);
+    *turned = blank(t, s->n);
+    at_sparse_gather(s, *v, w);
+    at_sparse_fill(s, w, *v);
+    OK(&t->cx, at_sparse_turn(&t->cx, s, *turned, *v));
+    return w;
+}
+
+static void sparse_products(struct bed *t, const struct at_sparse *s, size_t N)
+{
+    float *v, *vt, *w = draw_values(t, s, &v, &vt);
+    float *x = draw(t, N * s->C, 1), *dy = draw(t, N * s->M, 1);
+    float *y = draw(t, N * s->M, 1), *z = copy(t, y, N * s->M);
+    float *dx = blank(t, N * s->C), *dz = blank(t, N * s->C);
+    float *dv = draw(t, s->n, 1), *du = copy(t, dv, s->n);
+    double tol = 2e-6 * (double)(4 + (s->C + s->M + N) / 8);
+    char name[80];
+    snprintf(name, sizeof name, "sparse %zux%zu, %zu of them, %zu tokens", s->M,
+             s->C, s->n, N);
+    for (int acc = 0; acc < 2; acc++) {
+        t->k->sp_mm(y, x, v, s, N, acc);
+        ref->gemm(AT_NT, z, x, w, N, s->M, s->C, 1, acc ? 1.0f : 0.0f);
+        same(t, name, y, z, N * s->M, tol);
+        t->k->sp_mm(dx, dy, vt, s->turned, N, acc);
+        ref->gemm(AT_NN, dz, dy, w, N, s->C, s->M, 1, acc ? 1.0f : 0.0f);
+        same(t, name, dx, dz, N * s->C, tol);
+        t->k->sp_dw(dv, dy, x, s, N, acc);
+        ref->sp_dw(du, dy, x, s, N, acc);
+        same(t, name, dv, du, s->n, tol);
+    }
+}
+
+static void sparse_factors(struct bed *t, const struct at_sparse *s, size_t R)
+{
+    float *v, *vt;
+    float *b, *a, *got, *want, *da, *db, *ea, *eb;
+    draw_values(t, s, &v, &vt);
+    b = draw(t, s->M * R, 1);
+    a = draw(t, R * s->C, 1);
+    got = blank(t, s->n);
+    want = blank(t, s->n);
+    da = draw(t, R * s->C, 1);
+    db = draw(t, s->M * R, 1);
+    ea = copy(t, da, R * s->C);
+    eb = copy(t, db, s->M * R);
+    t->k->sp_low(got, v, b, a, s, R, 0.5f, false);
+    ref->sp_low(want, v, b, a, s, R, 0.5f, false);
+    same(t, "sp_low", got, want, s->n, 1e-5);
+    t->k->sp_low(got, vt, b, a, s->turned, R, 0.5f, true);
+    OK(&t->cx, at_sparse_turn(&t->cx, s, vt, want));
+    same(t, "sp_low turned", got, vt, s->n, 1e-5);
+    for (int acc = 1; acc >= 0; acc--) {
+        t->k->sp_low_bwd(da, db, v, b, a, s, R, 0.5f, acc, acc);
+        ref->sp_low_bwd(ea, eb, v, b, a, s, R, 0.5f, acc, acc);
+        same(t, "da", da, ea, R * s->C, 2e-6 * (double)(8 + s->M / 4));
+        same(t, "db", db, eb, s->M * R, 2e-6 * (double)(8 + s->C / 4));
+    }
+}
+
+static void check_sparse(struct bed *t)
+{
+    static const size_t shapes[][2] = {
+        { 1, 1 }, { 3, 7 }, { 5, 130 }, { 17, 64 }, { 40, 300 }, { 130, 129 },
+        { 1100, 40 },
+    };
+    static const size_t tokens[] = { 0, 1, 2, 3, 4, 5, 17, 33, 64, 70, 150 };
+    static const size_t nm[][2] = { { 2, 4 }, { 1, 4 }, { 4, 8 }, { 3, 5 } };
+    static const double shares[] = { 0, 0.1, 0.5, 1 };
+    for (size_t i = 0; i < AT_COUNT(shapes); i++)
+        for (size_t j = 0; j < AT_COUNT(shares) + AT_COUNT(nm); j++) {
+            const size_t *of = j < AT_COUNT(shares) ? (size_t[]){ 0, 0 }
+                                                    : nm[j - AT_COUNT(shares)];
+            double q = j < AT_COUNT(shares) ? shares[j] : 0;
+            for (size_t n = 0; n < AT_COUNT(tokens); n++) {
+                sparse_products(t, draw_pattern(t, shapes[i][0], shapes[i][1],
+                                                q, of[0], of[1]), tokens[n]);
+                at_arena_reset(&t->cx.scratch);
+            }
+            for (size_t R = 1; R <= 70; R += 23) {
+                sparse_factors(t, draw_pattern(t, shapes[i][0], shapes[i][1], q,
+                                               of[0], of[1]), R);
+                at_arena_reset(&t->cx.scratch);
+            }
+        }
+}
+
+/* b has `all` of what is chosen from; every third and the last two of it.    */
+static void some_once(struct bed *t, enum at_gemm layout, bool cols, size_t M,
+                      size_t N, size_t K, float alpha, float beta)
+{
+    bool terms = (layout == AT_NT) == cols;
+    size_t n = terms ? K : N, all = 3 * n + 2, other = terms ? N : K;
+    size_t ld = cols ? all : other;
+    float *a = draw(t, M * K, 1), *b = draw(t, all * other, 1);
+    float *y = beta == 0 ? blank(t, M * N) : draw(t, M * N, 1);
+    float *z = copy(t, y, M * N);
+    int32_t *some = at_alloc_n(&t->cx, &t->cx.scratch, n + 1, sizeof *some);
+    char name[80];
+    for (size_t i = 0; i < n; i++)
+        some[i] = (int32_t)(n - i <= 2 ? all - (n - i) : 3 * i);
+    for (size_t i = 0; i < M * N && beta == 0; i++)
+        y[i] = z[i] = NAN;
+    snprintf(name, sizeof name, "layout %d cols %d %zux%zux%zu beta %g", layout,
+             cols, M, N, K, (double)beta);
+    t->k->gemm_some(layout, y, a, b, some, cols, M, N, K, ld, alpha, beta);
+    ref->gemm_some(layout, z, a, b, some, cols, M, N, K, ld, alpha, beta);
+    same(t, name, y, z, M * N, 2e-6 * (double)(4 + K / 8));
+    at_arena_reset(&t->cx.scratch);
+}
+
+static void check_gemm_some(struct bed *t)
+{
+    static const size_t big[][3] = {
+        { 70, 100, 400 }, { 129, 8, 500 }, { 8, 200, 70 }, { 200, 197, 8 },
+        { 1, 300, 257 }, { 257, 1, 300 }, { 65, 49, 193 }, { 3, 5, 0 },
+    };
+    for (int l = 0; l < 4; l++) {
+        enum at_gemm layout = l % 2 ? AT_NN : AT_NT;
+        for (size_t M = 1; M <= 3; M++)
+            for (size_t N = 1; N <= 9; N++)
+                for (size_t K = 1; K <= 33; K += 1 + K / 4)
+                    some_once(t, layout, l > 1, M, N, K, 1,
+                              K % 2 ? 0.0f : 1.0f);
+        for (size_t i = 0; i < AT_COUNT(big); i++)
+            some_once(t, layout, l > 1, big[i][0], big[i][1], big[i][2], 0.5f,
+                      i % 2 ? -2.0f : 0.0f);
+    }
+}
+
 static const size_t rows_cols[][2] = {
     { 1, 1 }, { 2, 3 }, { 5, 9 }, { 3, 17 }, { 16, 33 }, { 17, 64 }, { 40, 67 },
     { 100, 288 }, { 37, 770 },
@@ -450,6 +605,64 @@ static void check_rows(struct bed *t)
         }
 }
 
+static void check_distil(struct bed *t, const int32_t *target, const float *w,
+                         size_t N, size_t V, float T)
+{
+    size_t n = N * V;
+    float *x = draw(t, n, 5), *z = copy(t, x, n), *soft = draw(t, n, 5);
+    float *ce = blank(t, N), *de = blank(t, N), *kl = blank(t, N);
+    float *dl = blank(t, N);
+    t->k->distil_fwd_bwd(ce, kl, x, soft, target, w, N, V, 0.3f, T);
+    ref->distil_fwd_bwd(de, dl, z, soft, target, w, N, V, 0.3f, T);
+    same(t, "ce beside a teacher", ce, de, N, 5e-6);
+    same(t, "kl", kl, dl, N, 2e-5);
+    same(t, "dlogits beside a teacher", x, z, n, 2e-5);
+}
+
+/* Rows 1, 2, 4, 5, 7.. are few, 3, 6, .. the rest, row 0 is neither.          */
+static void check_join(struct bed *t)
+{
+    for (size_t s = 0; s < AT_COUNT(rows_cols); s++) {
+        size_t N = rows_cols[s][0], C = rows_cols[s][1], k = 1 + C / 3;
+        int32_t *ints = at_alloc_n(&t->cx, &t->cx.run, 4 * N + C + 1,
+                                   sizeof *ints), *few_at = ints;
+        int32_t *rest_at = ints + N, *of = ints + 2 * N, *cols = ints + 3 * N;
+        struct at_join j = { .few_at = few_at, .rest_at = rest_at, .N = N,
+                             .C = C, .k = k, .of = of, .cols = cols };
+        const float *x = draw(t, N * C, 1);
+        float *y, *z;
+        for (size_t i = 1; i < N; i++)
+            if (i % 3 == 0)
+                rest_at[j.n_rest++] = (int32_t)i;
+            else
+                few_at[j.n_few++] = (int32_t)i;
+        for (size_t i = 0; i < j.n_few; i++)
+            of[i] = i > j.n_few / 2;
+        for (size_t i = 0; i < 2 * k; i++)
+            cols[i] = (int32_t)(i < k ? C - k + i : 2 * (i - k) % C);
+        y = blank(t, N * k);
+        z = blank(t, N * k);
+        t->k->cut(y, x, few_at, cols, of, j.n_few, k, C);
+        ref->cut(z, x, few_at, cols, of, j.n_few, k, C);
+        bit(t, "cut", y, z, j.n_few * k);
+        j.few = y;
+        j.rest = draw(t, N * C, 1);
+        for (int way = 0; way < 3; way++) {
+            float *a = blank(t, N * C), *b = blank(t, N * C);
+            j.blank = way == 1 ? x : NULL;
+            if (way == 2) {
+                j.cols = NULL;
+                j.k = C;
+                j.few = x;
+            }
+            t->k->join(a, &j);
+            ref->join(b, &j);
+            bit(t, "join", a, b, N * C);
+        }
+        at_arena_reset(&t->cx.scratch);
+    }
+}
+
 static void check_xent(struct bed *t)
 {
     static const size_t shape[][2] = { { 1, 1 }, { 2, 3 }, { 5, 17 }, { 4, 63 },
@@ -458,18 +671,23 @@ static void check_xent(struct bed *t)
         size_t N = shape[s][0], V = shape[s][1], n = N * V;
         float *x = draw(t, n, 5), *z = copy(t, x, n), *w = draw(t, N, 1);
         float *ce = blank(t, N), *de = blank(t, N);
+        float *gap = blank(t, N), *hole = blank(t, N);
         int32_t target[8];
         for (size_t i = 0; i < N; i++)
             target[i] = (int32_t)pick(t, V + 1) - 1;
         for (size_t i = 0; i < V; i++)
             z[i] = x[i] += s % 2 ? 300.0f : -300.0f;
-        t->k->xent_fwd(ce, x, target, N, V);
-        ref->xent_fwd(de, x, target, N, V);
+        t->k->xent_fwd(ce, gap, x, target, N, V);
+        ref->xent_fwd(de, hole, x, target, N, V);
         same(t, "ce", ce, de, N, 5e-6);
+        bit(t, "gap", gap, hole, N);
+        t->k->xent_fwd(de, NULL, x, target, N, V);
+        bit(t, "ce alone", ce, de, N);
         t->k->xent_fwd_bwd(ce, x, target, w, N, V);
         ref->xent_fwd_bwd(de, z, target, w, N, V);
         same(t, "ce with gradient", ce, de, N, 5e-6);
         same(t, "dlogits", x, z, n, 2e-5);
+        check_distil(t, target, w, N, V, s % 2 ? 1 : 2.5f);
         at_arena_reset(&t->cx.scratch);
     }
 }
@@ -522,12 +740,14 @@ static void check_sumsq(struct bed *t)
 }
 
 static const struct { const char *name; void (*run)(struct bed *t); } checks[] = {
-    { "gemm", check_gemm }, { "bias", check_bias },
+    { "gemm", check_gemm }, { "gemm of some", check_gemm_some },
+    { "sparse", check_sparse }, { "bias", check_bias },
     { "rmsnorm", check_rmsnorm }, { "layernorm", check_layernorm },
     { "rope", check_rope }, { "attention", check_attention },
     { "cached attention", check_cached }, { "activations", check_act },
     { "elementwise", check_elementwise }, { "dropout", check_dropout },
-    { "rows", check_rows }, { "cross-entropy", check_xent },
+    { "rows", check_rows }, { "join", check_join },
+    { "cross-entropy", check_xent },
     { "optimizers", check_optim }, { "sumsq", check_sumsq },
 };
 
@@ -622,7 +842,7 @@ static void nan_in_rows(struct bed *t, size_t bad)
                         false);
     nan_reaches(t, "layernorm dx", y, C);
     nan_reaches(t, "layernorm dw", dw + bad, 1);
-    t->k->xent_fwd(ce, x, target, N, C);
+    t->k->xent_fwd(ce, NULL, x, target, N, C);
     nan_reaches(t, "xent", ce, 1);
     assert_true(!isnan(ce[1]));
     t->k->xent_fwd_bwd(ce, x, target, weight, N, C);
@@ -737,10 +957,12 @@ static void ref_gemm_is_the_matrix_product(void **state)
 
 static void ref_softmax_gradient_sums_to_zero(void **state)
 {
-    float x[5] = { 1, -2, 3, 0.5f, 0 }, ce, w = 2, sum = 0;
+    float x[5] = { 1, -2, 3, 0.5f, 0 }, ce, gap, w = 2, sum = 0;
     int32_t target = 3;
     double z = exp(1) + exp(-2) + exp(3) + exp(0.5) + 1;
     (void)state;
+    ref->xent_fwd(&ce, &gap, x, &target, 1, 5);
+    assert_true(gap == 2.5f);
     ref->xent_fwd_bwd(&ce, x, &target, &w, 1, 5);
     assert_true(fabs((double)ce - (log(z) - 0.5)) < 1e-6);
     assert_true(fabs((double)x[2] - 2 * exp(3) / z) < 1e-6);

@@ -31,18 +31,25 @@ static void expect(struct at_ctx *cx, const struct at_tok *tok, const char *s,
     at_tok_coder_destroy(coder);
 }
 
-static void check_ids(struct at_ctx *cx, const struct at_tok *tok,
-                      const json_t *root, const char *key)
+static void check_texts(struct at_ctx *cx, const struct at_tok *tok,
+                        const json_t *root, const char *list, const char *key,
+                        unsigned flags)
 {
-    const json_t *texts = json_object_get(root, "texts");
+    const json_t *texts = json_object_get(root, list);
     const json_t *ids = json_object_get(root, key);
     assert_true(json_array_size(texts) > 40);
     assert_int_equal(json_array_size(ids), json_array_size(texts));
     for (size_t i = 0; i < json_array_size(texts); i++) {
         const json_t *t = json_array_get(texts, i);
-        expect(cx, tok, json_string_value(t), json_string_length(t), 0,
+        expect(cx, tok, json_string_value(t), json_string_length(t), flags,
                json_array_get(ids, i));
     }
+}
+
+static void check_ids(struct at_ctx *cx, const struct at_tok *tok,
+                      const json_t *root, const char *key)
+{
+    check_texts(cx, tok, root, "texts", key, 0);
 }
 
 static void ids_are_those_of_tokenizers(void **state)
@@ -67,11 +74,87 @@ static void ids_are_those_of_tokenizers(void **state)
     assert_int_equal(at_tok_bos(tok), at_tok_special(tok, "<|begin_of_text|>"));
     assert_int_equal(at_tok_eos(tok), at_tok_special(tok, "<|eot_id|>"));
     assert_true(at_tok_eos(tok) > 0 && at_tok_pad(tok) == AT_TOK_NONE);
+    OK(&cx, at_tok_load_hf(&cx, &cx.run, GOLDEN "hf-qwen.json", NULL, &again));
+    check_texts(&cx, again, root, "composed", "qwen", AT_TOK_SPECIAL);
     blob = at_tok_save(tok, &n);
     OK(&cx, at_tok_load(&cx, &cx.run, blob, n, &again));
     expect(&cx, again, text, strlen(text), AT_TOK_BOS | AT_TOK_SPECIAL,
            json_object_get(root, "special"));
     check_ids(&cx, again, root, "llama3");
+    json_decref(root);
+    at_ctx_finish(&cx);
+}
+
+/* A text comes back as it was, less what a family puts before it.             */
+static void check_back(struct at_ctx *cx, const struct at_tok *tok,
+                       const char *s, size_t n)
+{
+    struct at_tok_ids ids = { 0 };
+    struct at_tok_coder *coder;
+    char *back;
+    size_t n_back;
+    OK(cx, at_tok_coder_create(cx, tok, &coder));
+    OK(cx, at_tok_encode(cx, coder, s, n, 0, &ids));
+    OK(cx, at_tok_decode(cx, &cx->scratch, tok, ids.id, ids.n, true, &back,
+                         &n_back));
+    assert_int_equal(n_back, n);
+    assert_memory_equal(back, s, n);
+    at_tok_ids_finish(&ids);
+    at_tok_coder_destroy(coder);
+}
+
+/* Llama 2's, Mistral's and Gemma's: pieces with U+2581 for spaces, bytes for
+ * what they lack, and three rules for the space before a text.                */
+static void spaces_are_those_of_sentencepiece(void **state)
+{
+    static const char *const names[] = { "llama2", "mistral", "gemma" };
+    static const char mark[] = "a\xE2\x96\x81" "b c";
+    json_error_t why;
+    json_t *root = json_load_file(GOLDEN "hf-ids.json", JSON_ALLOW_NUL, &why);
+    struct at_ctx cx;
+    (void)state;
+    assert_non_null(root);
+    at_ctx_init(&cx);
+    for (size_t i = 0; i < AT_COUNT(names); i++) {
+        struct at_tok *tok, *again;
+        struct at_tok_ids ids = { 0 };
+        struct at_tok_coder *coder;
+        const void *blob;
+        char path[512];
+        size_t n;
+        snprintf(path, sizeof path, GOLDEN "hf-%s.json", names[i]);
+        OK(&cx, at_tok_load_hf(&cx, &cx.run, path, NULL, &tok));
+        assert_string_equal(at_tok_kind(tok), "spaced_bpe");
+        check_texts(&cx, tok, root, "odd", names[i], AT_TOK_SPECIAL);
+        blob = at_tok_save(tok, &n);
+        OK(&cx, at_tok_load(&cx, &cx.run, blob, n, &again));
+        check_texts(&cx, again, root, "odd", names[i], AT_TOK_SPECIAL);
+        check_back(&cx, tok, "the clocks, na\xC3\xAFve\n  \xF0\x9F\x99\x82", 24);
+        check_back(&cx, tok, i == 1 ? "x" : " x", i == 1 ? 1 : 2);
+        /* where tokens begin in the text, behind special ones and U+2581      */
+        OK(&cx, at_tok_coder_create(&cx, tok, &coder));
+        OK(&cx, at_tok_encode(&cx, coder, "a</s>the", 8, AT_TOK_SPECIAL, &ids));
+        assert_int_equal(ids.start[0], 0);
+        for (size_t k = 0; k < ids.n; k++)
+            if (ids.id[k] == 2)
+                assert_true(ids.start[k] == 1 && ids.start[k + 1] == 5);
+        at_tok_ids_finish(&ids);
+        at_tok_coder_destroy(coder);
+        OK(&cx, at_tok_coder_create(&cx, tok, &coder));
+        OK(&cx, at_tok_encode(&cx, coder, mark, strlen(mark), 0, &ids));
+        for (size_t k = 0; k < ids.n; k++) {
+            const char *s = at_tok_piece(tok, ids.id[k], &n);
+            assert_int_equal(s[n - 1], s[n - 1] == 'b' ? mark[4]
+                                       : s[n - 1] == 'c' ? mark[6]
+                                       : s[n - 1] == 'a' ? mark[0] : ' ');
+            if (s[n - 1] == 'c')
+                assert_in_range(ids.start[k], 5, 6);
+            if (s[n - 1] == 'b')
+                assert_in_range(ids.start[k], 1, 4);
+        }
+        at_tok_ids_finish(&ids);
+        at_tok_coder_destroy(coder);
+    }
     json_decref(root);
     at_ctx_finish(&cx);
 }
@@ -190,6 +273,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_are_those_of_tokenizers),
+        cmocka_unit_test(spaces_are_those_of_sentencepiece),
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(other_kinds_are_refused_by_part),
     };

@@ -176,6 +176,8 @@ static const char away_mlp[] =
     "optim: {lr: 1e-3}\ntrain: {steps: 12}\neval: {every: 4}\n"
     "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
 
+#define SPARSE(more) "context_sparse={rank: 4, mlp: '0-1:0.5', attn: '0:0.4', " \
+                     "start: 0.2, least: 3" more "}"
 #define LOCAL(more) "offload={engine: local, workers: 2" more "}"
 
 static const char *const adapted[] = { lora, routers, away, away_linear,
@@ -308,6 +310,7 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         { lora, "router.layers=1" }, { away, LOCAL("") },
         { away, LOCAL(", merged: true") }, { away_mlp, LOCAL("") },
         { away_linear, LOCAL(", merged: true") },
+        { lora, SPARSE("") }, { away_linear, SPARSE(", variant: published") },
     };
     (void)state;
     for (size_t i = 0; i < AT_COUNT(kinds); i++) {
@@ -325,6 +328,35 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         assert_int_equal(resume(b, NULL), AT_OK);   /* finished: nothing more */
         same_runs(a, b);
     }
+}
+
+static double last_loss(const char *name)
+{
+    struct at_ctx cx;
+    struct at_metrics_row *row;
+    size_t n;
+    bool torn;
+    double loss;
+    at_ctx_init(&cx);
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir(name), &row, &n, &torn));
+    loss = row[n - 1].loss;
+    at_ctx_finish(&cx);
+    return loss;
+}
+
+/* Sparse in training, whole in use: the file is that of a LoRA, and its
+ * evaluation the one of the same weights anywhere.                            */
+static void contextual_sparsity_is_of_training_alone(void **state)
+{
+    char err[4096];
+    (void)state;
+    assert_int_equal(run(lora, "dense", NULL, NULL, NULL, NULL), AT_OK);
+    assert_int_equal(run(lora, "sparse", SPARSE(""), NULL, NULL, err), AT_OK);
+    assert_true(last_loss("dense") != last_loss("sparse"));
+    assert_true(fabs(last_loss("dense") - last_loss("sparse")) < 0.3);
+    assert_int_equal(run(lora, "all", SPARSE(", tokens: all"), NULL, NULL,
+                         err), AT_OK);
+    assert_true(last_loss("all") != last_loss("sparse"));
 }
 
 /* Where adapters' gradients are computed changes no bit of a run, nor does how
@@ -346,20 +378,6 @@ static void offloading_changes_no_bit_of_a_run(void **state)
                              AT_OK);
             same_runs(first, name);
         }
-}
-
-static double last_loss(const char *name)
-{
-    struct at_ctx cx;
-    struct at_metrics_row *row;
-    size_t n;
-    bool torn;
-    double loss;
-    at_ctx_init(&cx);
-    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir(name), &row, &n, &torn));
-    loss = row[n - 1].loss;
-    at_ctx_finish(&cx);
-    return loss;
 }
 
 /* Merged weights, small networks and small blocks round elsewhere, no more.   */
@@ -818,6 +836,13 @@ static void requests_that_cannot_work_are_refused(void **state)
         { policy, "batch.rows=6", "rows must be a multiple of samples" },
         { policy, "align.max_tokens=40", "it needs rows of" },
         { policy, "objective=distil", "several texts for each prompt" },
+        { scratch, SPARSE(""), "set lora.rank" },
+        { routers, SPARSE(""), "no other kind of adapter" },
+        { prefer, SPARSE(""), "it goes with sft and lm" },
+        { lora, "context_sparse.rank=8", "leaves no channel of any layer out" },
+        { lora, SPARSE(", end: 0.1"), "start comes before end" },
+        { lora, "context_sparse={rank: 4, mlp: '2:0.5'}", "context_sparse.mlp "
+          "has 2; the largest there is is 1" },
     };
     char err[4096];
     (void)state;
@@ -942,6 +967,46 @@ static void cached_decoding_equals_one_forward(void **state)
     at_ctx_finish(&cx);
 }
 
+/* An answer counts as exact when greedy decoding says it; one other token, and
+ * it does not.                                                                */
+static void exact_answers_are_what_greedy_decoding_says(void **state)
+{
+    enum { T = 64, ASK = 3, SAY = 12 };
+    static const int32_t ids[] = { 5, 9, 40 };
+    int32_t text[T] = { 0 }, target[T], pos[T], first[T];
+    struct at_batch b = { .rows = 1, .length = T, .ids = text, .pos = pos,
+                          .targets = target, .first = first };
+    struct at_sampling s = { .top_p = 1 };
+    struct at_prompt p = { ids, ASK, 0 };
+    struct taken said = { 0 };
+    struct at_infer *in;
+    struct at_ctx cx;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_infer_open(&cx, in_dir("base.h5"), "cpu", 2, 1, T, 1, T, &in));
+    OK(&cx, at_generate(in->gen, &p, 1, SAY, &s, take, &said));
+    memcpy(text, ids, sizeof ids);
+    memcpy(text + ASK, said.id[0], SAY * sizeof *text);
+    for (int wrong = -1; wrong < SAY; wrong++) {
+        struct at_eval_sum sum = { 0 };
+        for (int i = 0; i < T; i++) {
+            bool says = i + 1 >= ASK && i + 1 < ASK + SAY;
+            target[i] = says ? text[i + 1] : -1;
+            pos[i] = i;
+            first[i] = i < ASK + SAY ? 0 : i;
+        }
+        if (wrong >= 0)
+            target[ASK - 1 + wrong] ^= 1;
+        at_step_eval(in->st, &b, &sum);
+        assert_int_equal(sum.n, SAY);
+        assert_int_equal(sum.right, SAY - (wrong >= 0));
+        assert_int_equal(sum.texts, 1);
+        assert_int_equal(sum.texts_right, wrong < 0);
+    }
+    at_infer_close(in);
+    at_ctx_finish(&cx);
+}
+
 /* A sanitizer's own memory has no place in a plan.                           */
 static void a_run_needs_what_its_plan_says(void **state)
 {
@@ -996,6 +1061,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stopped_and_resumed_is_undisturbed),
+        cmocka_unit_test(contextual_sparsity_is_of_training_alone),
         cmocka_unit_test(offloading_changes_no_bit_of_a_run),
         cmocka_unit_test(offloading_is_the_same_training),
         cmocka_unit_test(what_cannot_be_offloaded_is_refused),
@@ -1014,6 +1080,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(an_adapter_knows_its_base),
         cmocka_unit_test(routers_join_a_lora),
         cmocka_unit_test(cached_decoding_equals_one_forward),
+        cmocka_unit_test(exact_answers_are_what_greedy_decoding_says),
         cmocka_unit_test(a_run_needs_what_its_plan_says),
     };
     if (argc == 4)

@@ -12,9 +12,9 @@ allowed() {
     recipes) echo base recipes ;;
     train/models|train/adapters) echo base kernels autograd "$1" ;;
     train) echo base kernels autograd optim data recipes train \
-        train/models train/adapters train/align train/offload ;;
+        train/models train/adapters train/align train/offload train/prune ;;
     tools) echo base kernels autograd optim data recipes tools train \
-        train/models train/adapters train/align train/offload ;;
+        train/models train/adapters train/align train/offload train/prune ;;
     esac
 }
 bad=0

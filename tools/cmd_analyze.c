@@ -1,6 +1,7 @@
 /* attune analyze, drop. */
 #include "tools/cmds.h"
 #include "train/analyze.h"
+#include "train/sensitivity.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,7 +11,9 @@
 struct analyze_args {
     const char *data, *backend;
     int64_t rows, length, batches, layers, threads;
-    bool all, lm, json;
+    bool all, lm, json, sparse;
+    const char *levels;
+    double budget;
 };
 
 #define AT(field) offsetof(struct analyze_args, field)
@@ -27,6 +30,12 @@ static const struct opt analyze_opts[] = {
     { "--batches", OPT_INT, AT(batches), "N", "no more than N batches (16)" },
     { "--length", OPT_INT, AT(length), "N", "tokens of a row (512)" },
     { "--rows", OPT_INT, AT(rows), "N", "rows at a time (4)" },
+    { "--context-sparse", OPT_FLAG, AT(sparse), NULL,
+      "propose context_sparse's channels to leave out instead" },
+    { "--levels", OPT_TEXT, AT(levels), "SHARES",
+      "for that, shares to try ('0.5 0.75 0.9')" },
+    { "--budget", OPT_REAL, AT(budget), "SHARE",
+      "and the share by which the loss may rise (0.01)" },
     { "--json", OPT_FLAG, AT(json), NULL, "print JSON" },
     { "--threads", OPT_INT, AT(threads), "N", "CPU threads (all)" },
     { "--backend", OPT_TEXT, AT(backend), "NAME", "cpu or ref (cpu)" },
@@ -39,6 +48,8 @@ static void analyze_defaults(void *args)
     a->length = 512;
     a->batches = 16;
     a->backend = "cpu";
+    a->levels = "0.5 0.75 0.9";
+    a->budget = 0.01;
 }
 
 static void show_progress(void *self, size_t done, size_t of)
@@ -101,13 +112,35 @@ static void put_number(const char *name, double x)
     printf(isnan(x) ? "\"%s\": null" : "\"%s\": %.9g", name, x);
 }
 
+/* What the proposed layers cost together, executed by chance.                  */
+static void chances(const struct analyze_args *args, const struct at_analysis *a)
+{
+    printf(args->json ? "}, \"by_chance\": {" : "\nrise of the loss with these "
+           "layers executed for a share of the tokens, drawn at random\n"
+           "(0: dropped): what routers must beat\n\n%6s", "");
+    for (size_t c = 0; c < AT_CHANCES && !args->json; c++)
+        printf("%10g", at_chances[c]);
+    for (enum at_branch b = 0; b < AT_BRANCHES; b++) {
+        printf(args->json ? "%s\"%s\": {" : "\n%.0s%6s",
+               args->json && b ? "}, " : "", at_branch_names[b]);
+        for (size_t c = 0; c < AT_CHANCES; c++) {
+            char share[16];
+            snprintf(share, sizeof share, "%g", at_chances[c]);
+            if (args->json && c)
+                printf(", ");
+            if (args->json)
+                put_number(share, a->chance[b][c]);
+            else
+                cell(a->chance[b][c], "%+10.4f");
+        }
+    }
+    printf(args->json ? "}}}\n" : "\n");
+}
+
 static int show(struct at_ctx *cx, const struct analyze_args *args,
                 const char *model, const struct at_analysis *a)
 {
-    size_t n = args->layers ? (size_t)args->layers : a->L / 2;
-    if (a->L < 2 || n < 1 || n > a->L - 1)
-        return at_fail(cx, AT_EINVAL, "--layers is %zu; the model has %zu "
-                       "layers, and the last is never proposed", n, a->L);
+    size_t n = a->n;
     if (args->json) {
         printf("{\"loss\": %.9g, \"standard_error\": %.9g, \"tokens\": %llu, "
                "\"layers\": [", a->loss, a->loss_se,
@@ -133,7 +166,7 @@ static int show(struct at_ctx *cx, const struct analyze_args *args,
         if (rc == AT_OK && args->json)
             printf("%s\"%s\": \"%s\"", b ? ", " : "", at_branch_names[b],
                    t.s ? t.s : "");
-        else if (rc == AT_OK && t.n)
+        if (rc == AT_OK && !args->json && t.n)
             printf("  router: {layers: %zu, target: %s, at: '%s'}    attune drop "
                    "%s OUT.h5 --%s '%s'\n", n, at_branch_names[b], t.s, model,
                    at_branch_names[b], t.s);
@@ -141,36 +174,140 @@ static int show(struct at_ctx *cx, const struct analyze_args *args,
         if (rc < 0)
             return rc;
     }
-    if (args->json)
-        printf("}}\n");
+    chances(args, a);
     return AT_OK;
 }
 
-static int analyze(struct at_ctx *cx, const void *args, char *const *pos, int n)
+/* ---- channels that context can do without ----------------------------------- */
+
+enum { RANK = 8, LEAST = 32 };          /* the recipe's defaults              */
+
+static int read_levels(struct at_ctx *cx, const char *text,
+                       struct at_sensitivity_options *how)
+{
+    const char *p = text;
+    while (*(p += strspn(p, " ,"))) {
+        char *end;
+        double level = strtod(p, &end);
+        bool rises = how->n_levels == 0 ||
+                     level > how->level[how->n_levels - 1];
+        if (end == p || !(level > 0 && level < 1) || !rises ||
+            how->n_levels == AT_LEVELS_MAX)
+            return at_fail(cx, AT_EINVAL, "--levels is '%s'; it must be up to %d "
+                           "shares between 0 and 1, rising, such as "
+                           "'0.5 0.75 0.9'", text, AT_LEVELS_MAX);
+        how->level[how->n_levels++] = level;
+        p = end;
+    }
+    return how->n_levels ? AT_OK
+                         : at_fail(cx, AT_EINVAL, "--levels names no share");
+}
+
+static void sparse_json(const struct at_sensitivity *s,
+                        const struct at_sensitivity_options *how)
+{
+    printf("{\"loss\": %.9g, \"standard_error\": %.9g, \"tokens\": %llu, "
+           "\"parts\": [", s->loss, s->loss_se,
+           (unsigned long long)s->n_targets);
+    for (size_t i = 0; i < 2 * s->L * how->n_levels; i++) {
+        size_t part = i / how->n_levels;
+        printf("%s{\"layer\": %zu, \"part\": \"%s\", \"share\": %g, ",
+               i ? ", " : "", part / 2, part % 2 ? "attn" : "mlp",
+               how->level[i % how->n_levels]);
+        put_number("rise", isfinite(s->rise[i]) ? s->rise[i] : NAN);
+        printf("}");
+    }
+    printf("], \"proposed\": {\"mlp\": \"%s\", \"attn\": \"%s\", \"rise\": "
+           "%.9g, \"saved\": %.9g}}\n", s->mlp, s->attn, s->rise_all, s->saved);
+}
+
+static void sparse_table(const struct at_sensitivity *s,
+                         const struct at_sensitivity_options *how)
+{
+    printf("loss %.4f \u00B1 %.4f over %llu tokens; its rise when one part of one "
+           "layer leaves out a share of\nits channels on context\n\n%5s", s->loss,
+           s->loss_se, (unsigned long long)s->n_targets, "layer");
+    for (size_t l = 0; l < 2 * how->n_levels; l++)
+        printf("%6s %4g", l < how->n_levels ? "mlp" : "attn",
+               how->level[l % how->n_levels]);
+    printf("\n");
+    for (size_t i = 0; i < s->L; i++) {
+        printf("%5zu", i);
+        for (size_t l = 0; l < 2 * how->n_levels; l++) {
+            double rise = s->rise[2 * i * how->n_levels + l];
+            cell(isfinite(rise) ? rise : NAN, "%+11.4f");
+        }
+        printf("\n");
+    }
+    printf("\nwithin %g %% of the loss (measured: %+.2f %%), %.0f %% of the layers' "
+           "work on context is left out by\n  context_sparse: {rank: %d, mlp: "
+           "'%s', attn: '%s'}\n", 100 * how->budget,
+           100 * s->rise_all / s->loss, 100 * s->saved, RANK, s->mlp, s->attn);
+}
+
+static int analyze_sparse(struct at_ctx *cx, const struct analyze_args *a,
+                          const struct at_measure_options *o)
+{
+    struct at_sensitivity_options how = { .rank = RANK, .least = LEAST,
+                                          .budget = a->budget };
+    struct at_sensitivity found;
+    int rc = read_levels(cx, a->levels, &how);
+    if (rc == AT_OK && !(a->budget >= 0 && a->budget <= 10))
+        rc = at_fail(cx, AT_EINVAL, "--budget is %g; it is a share of the loss, "
+                     "such as 0.01", a->budget);
+    if (rc == AT_OK)
+        rc = at_sensitivity(cx, o, &how, isatty(2) ? show_progress : NULL, NULL,
+                            &found);
+    if (rc < 0)
+        return rc;
+    (a->json ? sparse_json : sparse_table)(&found, &how);
+    return AT_OK;
+}
+
+/* Half of the model's layers, at least one.                                   */
+static int half_of(struct at_ctx *cx, const char *path, size_t *n)
+{
+    struct at_model *m;
+    int rc = at_model_open(cx, &cx->run, path, &m);
+    if (rc < 0)
+        return rc;
+    *n = m->d.L > 1 ? m->d.L / 2 : 1;
+    at_model_close(m);
+    return AT_OK;
+}
+
+static int analyze(struct at_ctx *cx, const void *args, char *const *pos,
+                   int n_pos)
 {
     const struct analyze_args *a = args;
-    struct at_analyze_options o = {
+    struct at_measure_options o = {
         .model = pos[0], .data = a->data, .backend = a->backend,
         .rows = (size_t)a->rows, .length = (size_t)a->length,
         .batches = (size_t)a->batches, .training_docs = a->all,
         .all_roles = a->lm, .threads = (int)a->threads,
     };
     struct at_analysis found;
+    size_t n;
     int rc;
-    (void)n;
+    (void)n_pos;
     if (!a->data)
         return at_fail(cx, AT_EINVAL, "--data DATA.h5 is needed");
     if (a->rows < 1 || a->rows > 4096 || a->length < 1 || a->batches < 0 ||
         a->layers < 0)
         return at_fail(cx, AT_EINVAL, "--rows and --length must be at least 1, "
                        "--batches and --layers not negative");
-    rc = at_analyze(cx, &o, isatty(2) ? show_progress : NULL, NULL, &found);
+    if (a->sparse)
+        return analyze_sparse(cx, a, &o);
+    n = (size_t)a->layers;
+    rc = n ? AT_OK : half_of(cx, pos[0], &n);
+    if (rc == AT_OK)
+        rc = at_analyze(cx, &o, n, isatty(2) ? show_progress : NULL, NULL, &found);
     return rc == AT_OK ? show(cx, a, pos[0], &found) : rc;
 }
 
 const struct cmd cmd_analyze = {
     "analyze", "MODEL --data DATA.h5",
-    "measure which layers matter, and propose which to route or drop", 1, 1,
+    "measure which layers matter, and propose which to route, drop or thin", 1, 1,
     analyze_opts, AT_COUNT(analyze_opts), sizeof(struct analyze_args),
     analyze_defaults, analyze
 };

@@ -1,16 +1,19 @@
 /* attune data, inspect, tokenizer, tokenize. */
 #include "data/data.h"
 #include "tools/cmds.h"
+#include "train/chat_choice.h"
 #include "train/model_file.h"
 
+#include <jansson.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 /* ---- data ---------------------------------------------------------------------- */
 
 struct data_args {
-    const char *tokenizer, *template, *completion, *separator;
+    const char *tokenizer, *template, *completion, *separator, *chat;
     int64_t max_length, threads;
     double validation, max_cut;
     bool skip_bad, quiet;
@@ -24,6 +27,9 @@ static const struct opt data_opts[] = {
       "how a JSON sample reads: keys in braces, '{question}\\n{answer}'" },
     { "--completion", OPT_TEXT, offsetof(struct data_args, completion), "KEY",
       "the key that is trained on (completion, answer, output, response)" },
+    { "--chat", OPT_TEXT, offsetof(struct data_args, chat), "NAME",
+      "template of conversations (keys messages, conversations): chatml, llama2, "
+      "llama3, mistral, zephyr, gemma, phi3, alpaca (the model's own)" },
     { "--score", OPT_LIST, offsetof(struct data_args, scores), "KEY",
       "a number of every sample to keep as its score; may be given again" },
     { "--separator", OPT_TEXT, offsetof(struct data_args, separator), "TEXT",
@@ -98,6 +104,19 @@ static void print_stats(const char *out, const struct at_data_stats *s)
                (unsigned long long)s->bad, s->first_bad);
 }
 
+/* The tokenizer file may be a model with a chat template of its own.          */
+static int choose_chat(struct at_ctx *cx, const struct data_args *a,
+                       const struct at_chat **chat)
+{
+    struct at_h5 *f;
+    int rc = at_h5_open(cx, a->tokenizer, NULL, &f);
+    if (rc < 0)
+        return rc;
+    rc = at_chat_choose(cx, f, a->tokenizer, a->chat, chat);
+    at_h5_close(f);
+    return rc;
+}
+
 /* "-" is standard input.                                                     */
 static const char *const *inputs(struct at_ctx *cx, char *const *pos, int n)
 {
@@ -133,6 +152,8 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
                        "2 and %d", (long long)a->max_length, 1 << 22);
     rc = at_model_tokenizer(cx, &cx->run, a->tokenizer, &tok);
     if (rc == AT_OK)
+        rc = choose_chat(cx, a, &o.chat);
+    if (rc == AT_OK)
         rc = at_threads_start(cx, (int)a->threads);
     if (rc < 0)
         return rc;
@@ -143,6 +164,8 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
         fprintf(stderr, "\r\033[K");
     if (rc == AT_OK && !a->quiet)
         print_stats(o.out, &stats);
+    if (rc == AT_OK && strncmp(stats.template, "chat: ", 6) == 0)
+        at_chat_warn(cx, o.chat, tok);
     return rc;
 }
 
@@ -276,7 +299,7 @@ const struct cmd cmd_inspect = {
 
 /* ---- tokenizer, tokenize -------------------------------------------------------------- */
 
-struct tokenizer_args { int64_t vocab; const char *encoder, *merges; };
+struct tokenizer_args { int64_t vocab; const char *encoder, *merges, *hf; };
 
 static const struct opt tokenizer_opts[] = {
     { "--vocab", OPT_INT, offsetof(struct tokenizer_args, vocab), "N",
@@ -285,6 +308,8 @@ static const struct opt tokenizer_opts[] = {
       "take GPT-2's encoder.json instead of training (with --merges)" },
     { "--merges", OPT_TEXT, offsetof(struct tokenizer_args, merges), "FILE",
       "GPT-2's vocab.bpe" },
+    { "--hf", OPT_TEXT, offsetof(struct tokenizer_args, hf), "FOLDER",
+      "take tokenizer.json of a folder of Hugging Face instead" },
 };
 
 static void tokenizer_defaults(void *args)
@@ -322,7 +347,7 @@ static int train_tokenizer(struct at_ctx *cx, const struct tokenizer_args *a,
     int rc;
     if (n < 1)
         return at_fail(cx, AT_EINVAL, "a text to train on is needed, or "
-                       "--encoder and --merges");
+                       "--hf, or --encoder and --merges");
     if (a->vocab < 257 || a->vocab > 1 << 22)
         return at_fail(cx, AT_EINVAL, "--vocab is %lld; it must be between 257 "
                        "and %d", (long long)a->vocab, 1 << 22);
@@ -333,6 +358,17 @@ static int train_tokenizer(struct at_ctx *cx, const struct tokenizer_args *a,
     return rc;
 }
 
+static int load_hf(struct at_ctx *cx, const char *folder, struct at_tok **tok)
+{
+    const char *json = at_sprintf(cx, &cx->run, "%s/tokenizer.json", folder);
+    const char *config = at_sprintf(cx, &cx->run, "%s/tokenizer_config.json",
+                                    folder);
+    if (!json || !config)
+        return AT_ENOMEM;
+    return at_tok_load_hf(cx, &cx->run, json,
+                          access(config, R_OK) == 0 ? config : NULL, tok);
+}
+
 static int tokenizer(struct at_ctx *cx, const void *args, char *const *pos,
                      int n)
 {
@@ -341,9 +377,12 @@ static int tokenizer(struct at_ctx *cx, const void *args, char *const *pos,
     int rc;
     if ((a->encoder != NULL) != (a->merges != NULL))
         return at_fail(cx, AT_EINVAL, "--encoder and --merges go together");
-    rc = a->encoder ? at_tok_load_gpt2(cx, &cx->run, a->encoder, a->merges,
-                                       &tok)
-                    : train_tokenizer(cx, a, pos, n - 1, &tok);
+    if (a->hf)
+        rc = load_hf(cx, a->hf, &tok);
+    else if (a->encoder)
+        rc = at_tok_load_gpt2(cx, &cx->run, a->encoder, a->merges, &tok);
+    else
+        rc = train_tokenizer(cx, a, pos, n - 1, &tok);
     if (rc == AT_OK)
         rc = write_tokenizer(cx, pos[n - 1], tok);
     if (rc == AT_OK)
@@ -358,12 +397,64 @@ const struct cmd cmd_tokenizer = {
     sizeof(struct tokenizer_args), tokenizer_defaults, tokenizer
 };
 
-struct tokenize_args { const char *model; };
+struct tokenize_args { const char *model; bool lines, special; };
 
 static const struct opt tokenize_opts[] = {
     { "--model", OPT_TEXT, offsetof(struct tokenize_args, model), "FILE",
       "model, dataset or tokenizer file (needed)" },
+    { "--lines", OPT_FLAG, offsetof(struct tokenize_args, lines), NULL,
+      "TEXT is a file, - for standard input: ids of each line, a JSON string" },
+    { "--special", OPT_FLAG, offsetof(struct tokenize_args, special), NULL,
+      "read special tokens as such, not as text" },
 };
+
+static void print_ids(const struct at_tok_ids *ids)
+{
+    for (size_t i = 0; i < ids->n; i++)
+        printf(i ? " %d" : "%d", ids->id[i]);
+    printf("\n");
+}
+
+static int tokenize_line(struct at_ctx *cx, struct at_tok_coder *coder,
+                         unsigned flags, const char *line, size_t n,
+                         struct at_tok_ids *ids)
+{
+    json_error_t why;
+    json_t *s = json_loadb(line, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+    int rc = json_is_string(s) ? AT_OK
+                               : at_fail(cx, AT_EFORMAT, "it is no JSON string");
+    ids->n = 0;
+    if (rc == AT_OK)
+        rc = at_tok_encode(cx, coder, json_string_value(s),
+                           json_string_length(s), flags, ids);
+    json_decref(s);
+    if (rc == AT_OK)
+        print_ids(ids);
+    return rc;
+}
+
+static int tokenize_lines(struct at_ctx *cx, struct at_tok_coder *coder,
+                          unsigned flags, const char *path,
+                          struct at_tok_ids *ids)
+{
+    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "r");
+    char *line = NULL;
+    size_t cap = 0, number = 0;
+    ssize_t n;
+    int rc = AT_OK;
+    if (!f)
+        return at_fail(cx, AT_ENOENT, "%s: cannot be opened", path);
+    while (rc == AT_OK && (n = getline(&line, &cap, f)) > 0) {
+        rc = tokenize_line(cx, coder, flags, line, (size_t)n, ids);
+        number++;
+    }
+    if (rc < 0)
+        at_note(cx, rc, "reading %s, line %zu", path, number);
+    free(line);
+    if (f != stdin)
+        fclose(f);
+    return rc;
+}
 
 static int tokenize(struct at_ctx *cx, const void *args, char *const *pos,
                     int n)
@@ -372,6 +463,7 @@ static int tokenize(struct at_ctx *cx, const void *args, char *const *pos,
     struct at_tok_ids ids = { 0 };
     struct at_tok_coder *coder = NULL;
     struct at_tok *tok;
+    unsigned flags;
     int rc;
     (void)n;
     if (!a->model)
@@ -379,13 +471,16 @@ static int tokenize(struct at_ctx *cx, const void *args, char *const *pos,
     rc = at_model_tokenizer(cx, &cx->run, a->model, &tok);
     if (rc == AT_OK)
         rc = at_tok_coder_create(cx, tok, &coder);
-    if (rc == AT_OK)
-        rc = at_tok_encode(cx, coder, pos[0], strlen(pos[0]),
-                           at_data_flags(tok), &ids);
-    for (size_t i = 0; i < ids.n && rc == AT_OK; i++)
-        printf(i ? " %d" : "%d", ids.id[i]);
-    if (rc == AT_OK)
-        printf("\n");
+    if (rc < 0)
+        return rc;
+    flags = at_data_flags(tok) | (a->special ? AT_TOK_SPECIAL : 0);
+    if (a->lines) {
+        rc = tokenize_lines(cx, coder, flags, pos[0], &ids);
+    } else {
+        rc = at_tok_encode(cx, coder, pos[0], strlen(pos[0]), flags, &ids);
+        if (rc == AT_OK)
+            print_ids(&ids);
+    }
     at_tok_ids_finish(&ids);
     at_tok_coder_destroy(coder);
     return rc;

@@ -2,6 +2,7 @@
 #include "data/data.h"
 #include "tools/align.h"
 #include "tools/cmds.h"
+#include "train/chat_choice.h"
 #include "train/hf.h"
 #include "train/infer.h"
 
@@ -59,6 +60,7 @@ struct gen_args {
     int64_t max_tokens, top_k, seed, threads, batch, candidates;
     double temperature, top_p, min_p;
     struct texts stop;
+    const char *chat, *system;
     bool json, commands;
 };
 
@@ -70,6 +72,9 @@ static const struct opt gen_opts[] = {
     { "--prompt", OPT_TEXT, GEN(prompt), "TEXT", "what to continue" },
     { "--prompts", OPT_TEXT, GEN(file), "FILE",
       "continue every line of this file, in batches" },
+    { "--chat", OPT_TEXT, GEN(chat), "NAME",
+      "the prompt is what a user says: by this chat template (auto: the model's)" },
+    { "--system", OPT_TEXT, GEN(system), "TEXT", "with --chat: the system's words" },
     { "--palette", OPT_TEXT, GEN(palette), "FILE",
       "draw several texts and keep one, by this palette's weights" },
     { "--candidates", OPT_INT, GEN(candidates), "K",
@@ -123,6 +128,8 @@ struct session {
     struct at_infer *in;
     struct row row[256];
     size_t n;
+    const struct at_chat *chat;
+    int32_t turn_end;       /* with chat: the token that ends an answer       */
     bool live;              /* one prompt: print as it comes                  */
 };
 
@@ -172,7 +179,7 @@ static bool on_token(void *self, size_t i, int32_t id, double logp)
     size_t n;
     r->logp += logp;
     r->n_new++;
-    if (id == at_tok_eos(s->in->m->tok)) {
+    if (id == at_tok_eos(s->in->m->tok) || (s->chat && id == s->turn_end)) {
         r->ended = "eos";
         return false;
     }
@@ -187,10 +194,33 @@ static bool on_token(void *self, size_t i, int32_t id, double logp)
     return true;
 }
 
+static int encode_chat(struct at_ctx *cx, struct session *s, struct row *r)
+{
+    const char *system = s->a->system;
+    struct at_chat_turn turn[] = {
+        { AT_CHAT_SYSTEM, system, system ? strlen(system) : 0 },
+        { AT_CHAT_USER, r->prompt, strlen(r->prompt) },
+    };
+    size_t first = system ? 0 : 1;
+    struct at_chat_text text;
+    char why[256];
+    int rc = at_chat_render(cx, &cx->scratch, s->chat, s->in->m->tok,
+                            turn + first, 2 - first, true, &text, why);
+    if (rc == AT_OK && *why)
+        rc = at_fail(cx, AT_EINVAL, "%s", why);
+    if (rc == AT_OK)
+        rc = at_tok_encode_own(cx, s->in->coder, text.s, text.n, 0, text.own,
+                               text.n_own, &r->ids);
+    at_arena_reset(&cx->scratch);
+    return rc;
+}
+
 static int encode_row(struct at_ctx *cx, struct session *s, struct row *r)
 {
-    int rc = at_tok_encode(cx, s->in->coder, r->prompt, strlen(r->prompt),
-                           at_data_flags(s->in->m->tok), &r->ids);
+    int rc = s->chat ? encode_chat(cx, s, r)
+                     : at_tok_encode(cx, s->in->coder, r->prompt,
+                                     strlen(r->prompt),
+                                     at_data_flags(s->in->m->tok), &r->ids);
     if (rc == AT_OK && r->ids.n == 0)
         rc = at_fail(cx, AT_EINVAL, "the prompt is empty, and the tokenizer has "
                      "no token to begin with: give --prompt");
@@ -209,7 +239,8 @@ static void print_row(const struct session *s, struct row *r)
         return;
     }
     if (!s->a->json) {
-        printf("%s%s\n", r->prompt, r->text.s ? r->text.s : "");
+        printf("%s%s%s\n", r->prompt, s->chat ? "\t" : "",
+               r->text.s ? r->text.s : "");
         return;
     }
     at_text_addf(&t, "{\"prompt\": ");
@@ -258,7 +289,7 @@ static int one_batch(struct at_ctx *cx, struct session *s, size_t first)
     }
     if (rc == AT_OK)
         rc = at_sampling_check(cx, &how);
-    if (rc == AT_OK && s->live)
+    if (rc == AT_OK && s->live && !s->chat)
         printf("%s", s->row[0].prompt);
     if (rc == AT_OK)
         rc = at_generate(s->in->gen, prompts, s->n, (size_t)a->max_tokens,
@@ -321,6 +352,11 @@ static int generate(struct at_ctx *cx, const void *args, char *const *pos,
     if (a->palette && a->stop.n)
         return at_fail(cx, AT_EINVAL, "--palette measures whole texts: leave "
                        "--stop out");
+    if (a->system && !a->chat)
+        return at_fail(cx, AT_EINVAL, "--system goes with --chat");
+    if (a->palette && a->chat)
+        return at_fail(cx, AT_EINVAL, "--palette takes prompts as they are: leave "
+                       "--chat out");
     s->a = a;
     rc = at_infer_open(cx, a->model, a->backend, (int)a->threads,
                        a->palette ? (size_t)a->candidates
@@ -329,6 +365,13 @@ static int generate(struct at_ctx *cx, const void *args, char *const *pos,
     if (rc < 0)
         return rc;
     rc = at_model_need_words(cx, s->in->m);
+    if (rc == AT_OK && a->chat) {
+        const struct at_model *m = s->in->m;
+        rc = at_chat_choose(cx, m->base ? m->base : m->f, m->path, a->chat,
+                            &s->chat);
+        if (rc == AT_OK)
+            s->turn_end = at_chat_end_token(s->chat, m->tok);
+    }
     if (rc == AT_OK)
         rc = a->palette ? choose(cx, a, s->in) : all_prompts(cx, s);
     at_infer_close(s->in);
@@ -375,41 +418,6 @@ static void eval_defaults(void *args)
     a->backend = "cpu";
 }
 
-static int eval_data(struct at_ctx *cx, const struct eval_args *a,
-                     struct at_infer *in, struct at_eval_sum *sum)
-{
-    struct at_loader_options o = {
-        .split = a->all ? AT_TRAIN : AT_VALIDATION, .packing = AT_PACK_DOCS,
-        .rows = in->st->set.rows, .length = in->st->set.length, .once = true,
-        .all_roles = a->lm,
-    };
-    const struct at_batch *b = NULL;
-    struct at_loader *l = NULL;
-    struct at_data *d;
-    char mine[33];
-    int rc = at_data_open(cx, &cx->run, a->data, &d);
-    if (rc < 0)
-        return rc;
-    at_hash_hex(at_tok_hash(in->m->tok), mine);
-    if (strcmp(mine, d->tok_hash) != 0)
-        rc = at_fail(cx, AT_EINVAL, "%s was made with another tokenizer than "
-                     "the model's", a->data);
-    else if (in->m->d.value && !d->preference)
-        rc = at_fail(cx, AT_EINVAL, "%s is a reward model, measured on "
-                     "preferences; %s holds none", in->m->path, a->data);
-    o.groups = o.ends = in->m->d.value;
-    if (rc == AT_OK)
-        rc = at_loader_create(cx, d, &o, &l);
-    while (rc == AT_OK && !(b && b->last)) {
-        rc = at_loader_next(cx, l, &b);
-        if (rc == AT_OK)
-            at_step_eval(in->st, b, sum);
-    }
-    at_loader_destroy(l);
-    at_data_close(d);
-    return rc;
-}
-
 static int eval_text(struct at_ctx *cx, const struct eval_args *a,
                      struct at_infer *in, struct at_eval_sum *sum)
 {
@@ -440,7 +448,8 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
     rc = a->text ? at_model_need_words(cx, in->m)
                  : at_model_need_tokenizer(cx, in->m);
     if (rc == AT_OK)
-        rc = a->text ? eval_text(cx, a, in, &sum) : eval_data(cx, a, in, &sum);
+        rc = a->text ? eval_text(cx, a, in, &sum)
+                     : at_infer_data(cx, in, a->data, a->all, a->lm, &sum);
     if (rc == AT_OK)
         capacity = at_metrics_share_mean(in->st->eval.gauge,
                                          in->st->eval.n_gauges);
@@ -463,6 +472,14 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
                    : "cross-entropy %.6f \u00B1 %.6f nats a token, perplexity "
                      "%.4f, %llu tokens",
            mean, se, exp(mean), (unsigned long long)sum.n);
+    if (sum.texts)
+        printf(a->json ? ", \"token_accuracy\": %.17g, \"exact\": %.17g, "
+                         "\"texts\": %llu"
+                       : ", %.2f %% of them the likeliest; %.2f %% of %llu texts "
+                         "exact",
+               (a->json ? 1 : 100) * (double)sum.right / (double)sum.n,
+               (a->json ? 1 : 100) * (double)sum.texts_right /
+                   (double)sum.texts, (unsigned long long)sum.texts);
     if (!isnan(capacity))
         printf(a->json ? ", \"capacity\": %.17g" : ", capacity %.4f", capacity);
     printf(a->json ? "}\n" : "\n");
@@ -498,24 +515,33 @@ static int merge(struct at_ctx *cx, const void *args, char *const *pos, int n)
     const struct merge_args *a = args;
     enum at_h5_type type;
     struct at_infer *in;
+    struct at_zeros z;
+    struct at_h5 *from;
     double largest;
     bool same;
     int rc = weight_type(cx, a->dtype, &type);
     (void)n;
     if (rc == AT_OK)
-        rc = at_infer_open(cx, pos[0], "cpu", 0, 1, 32, 0, 0, &in);
+        rc = at_infer_open_to_merge(cx, pos[0], &in);
     if (rc < 0)
         return rc;
+    from = in->m->base ? in->m->base : in->m->f;
     rc = at_infer_merge(cx, in, &largest, &same);
     if (rc == AT_OK)
+        rc = at_sparse_count(cx, from, &in->ps, &z);
+    if (rc == AT_OK)
         rc = at_model_write(cx, pos[1], &in->m->d, in->m->tok, &in->ps, type,
-                            in->m->base ? in->m->base : in->m->f);
+                            from);
     if (rc == AT_OK)
         printf("%s: written%s%s; largest logit difference to the adapted model "
                "%.2e, likeliest token %s\n", pos[1],
                in->m->adapters.n ? ", adapter merged" : "",
                type == AT_H5_BF16 ? ", then rounded to bfloat16" : "", largest,
                same ? "the same" : "NOT the same");
+    if (rc == AT_OK && z.weights)
+        printf("of %zu pruned weights in %zu, %zu are still zero%s\n", z.zeros,
+               z.weights, z.still, z.still == z.zeros ? "" : ": the model is no "
+               "longer sparse where they are not (masked_lora keeps them)");
     at_infer_close(in);
     return rc;
 }

@@ -1,18 +1,18 @@
 /* Measuring layers: a guest of every branch compares and, when told, skips. */
 #include "train/analyze.h"
 
-#include "train/adapters/router.h"
-#include "train/step.h"
-
 #include <math.h>
 #include <string.h>
 
 const char *const at_branch_names[AT_BRANCHES] = { "attn", "mlp", "block" };
 
+const double at_chances[AT_CHANCES] = { 0, 0.25, 0.5, 0.75 };
+
 struct probe {
     struct at_adapter base;
     bool plain;                 /* branches add to the stream as they are     */
     at_real *ones, *zeros;      /* [N]                                        */
+    at_real *drawn;             /* [L,N]: executed by chance                  */
     struct at_val *(*on)[AT_BRANCHES];  /* [L] states [N]: what is executed   */
     struct at_val *x;           /* the stream before the branch being built   */
 };
@@ -96,8 +96,9 @@ static int make_probe(struct at_ctx *cx, const struct at_decoder *d, size_t N,
                          .plain = d->norm_place == AT_NORM_PRE };
     p->ones = at_alloc_n(cx, &cx->run, N, sizeof *p->ones);
     p->zeros = at_alloc_n(cx, &cx->run, N, sizeof *p->zeros);
+    p->drawn = at_alloc_n(cx, &cx->run, N * d->L, sizeof *p->drawn);
     p->on = at_alloc_n(cx, &cx->run, d->L, sizeof *p->on);
-    if (!p->ones || !p->zeros || !p->on)
+    if (!p->ones || !p->zeros || !p->drawn || !p->on)
         return AT_ENOMEM;
     for (size_t i = 0; i < N; i++)
         p->ones[i] = 1;
@@ -107,104 +108,30 @@ static int make_probe(struct at_ctx *cx, const struct at_decoder *d, size_t N,
 /* ---- a session ------------------------------------------------------------------ */
 
 struct session {
-    struct at_ctx *cx;
-    const struct at_analyze_options *o;
-    struct at_model *m;
+    struct at_measure ms;
     struct at_adapters list;
     struct probe probe;
-    struct at_params ps;
-    const struct at_kernels *k;
-    struct at_step *st;
-    struct at_data *data;
-    struct at_loader *loader;
 };
 
-static int open_data(struct session *s)
+static int open_session(struct at_ctx *cx, const struct at_measure_options *o,
+                        struct session *s)
 {
-    struct at_loader_options o = {
-        .split = s->o->training_docs ? AT_TRAIN : AT_VALIDATION,
-        .packing = AT_PACK_DOCS, .rows = s->o->rows,
-        .length = s->st->set.length, .once = true, .serial = true,
-        .all_roles = s->o->all_roles,
-    };
-    char mine[33];
-    int rc = at_model_need_tokenizer(s->cx, s->m);
+    int rc = at_measure_open(cx, o, &s->ms);
     if (rc == AT_OK)
-        rc = at_data_open(s->cx, &s->cx->run, s->o->data, &s->data);
+        rc = make_probe(cx, &s->ms.m->d, o->rows *
+                        (o->length < s->ms.m->d.P ? o->length : s->ms.m->d.P),
+                        &s->probe);
     if (rc < 0)
         return rc;
-    at_hash_hex(at_tok_hash(s->m->tok), mine);
-    if (strcmp(mine, s->data->tok_hash) != 0)
-        return at_fail(s->cx, AT_EINVAL, "%s was made with another tokenizer "
-                       "than the model's", s->o->data);
-    return at_loader_create(s->cx, s->data, &o, &s->loader);
-}
-
-static int open_session(struct session *s)
-{
-    struct at_step_settings set = { .rows = s->o->rows, .accumulate = 1 };
-    int rc = at_threads_start(s->cx, s->o->threads);
-    if (rc == AT_OK)
-        rc = at_kernels_find(s->cx, s->o->backend, &s->k);
-    if (rc == AT_OK)
-        rc = at_model_open(s->cx, &s->cx->run, s->o->model, &s->m);
-    if (rc < 0)
-        return rc;
-    if (at_adapters_find(&s->m->adapters, &at_router_kind))
-        return at_fail(s->cx, AT_EINVAL, "%s has routers, which skip layers "
-                       "already: analyze its base", s->o->model);
-    set.length = s->o->length < s->m->d.P ? s->o->length : s->m->d.P;
-    at_params_init(&s->ps, s->cx, &s->cx->run);
-    s->ps.need_grads = false;
-    rc = make_probe(s->cx, &s->m->d, set.rows * set.length, &s->probe);
-    if (rc < 0)
-        return rc;
-    s->list = s->m->adapters;
+    s->list = s->ms.m->adapters;
     s->list.a[s->list.n++] = &s->probe.base;
-    rc = at_step_create(s->cx, &s->cx->run, &s->m->d, &s->ps, s->k, &s->list,
-                        &set, &s->st);
-    if (rc == AT_OK)
-        rc = at_params_seal(&s->ps);
-    if (rc == AT_OK)
-        rc = at_model_read(s->cx, s->m, &s->ps, true);
-    if (rc == AT_OK)
-        rc = at_step_start(s->st);
-    return rc == AT_OK ? open_data(s) : rc;
-}
-
-static void close_session(struct session *s)
-{
-    at_loader_destroy(s->loader);
-    at_data_close(s->data);
-    at_step_destroy(s->st);
-    at_params_finish(&s->ps);
-    at_model_close(s->m);
-}
-
-static int evaluate(struct session *s, struct at_eval_sum *sum)
-{
-    const struct at_batch *b = NULL;
-    int rc = AT_OK;
-    *sum = (struct at_eval_sum){ 0 };
-    at_step_eval_begin(s->st);
-    at_loader_seek(s->loader, (struct at_cursor){ 0 });
-    for (size_t n = 0; rc == AT_OK && !(b && b->last) &&
-                       (s->o->batches == 0 || n < s->o->batches); n++) {
-        if (s->cx->stop && *s->cx->stop)
-            return at_fail(s->cx, AT_EINTR, "interrupted");
-        rc = at_loader_next(s->cx, s->loader, &b);
-        if (rc == AT_OK)
-            at_step_eval(s->st, b, sum);
-    }
-    if (rc == AT_OK && sum->n == 0)
-        rc = at_fail(s->cx, AT_EINVAL, "there is no token to measure");
-    return rc;
+    return at_measure_build(&s->ms, &s->list, NULL);
 }
 
 /* What the whole model's evaluation has told.                                */
 static void read_alike(const struct session *s, struct at_analysis *a)
 {
-    const struct at_step_io *io = &s->st->eval;
+    const struct at_step_io *io = &s->ms.st->eval;
     for (size_t k = 0; k < io->n_gauges; k++) {
         enum at_branch b;
         size_t i;
@@ -213,15 +140,42 @@ static void read_alike(const struct session *s, struct at_analysis *a)
     }
 }
 
-static int measure(struct session *s, at_analyze_progress *progress, void *self,
+/* The n layers that cost the least at branch b, skipped together: every token is
+ * executed in each by chance.                                                */
+static int skip_together(struct session *s, struct at_analysis *a,
+                         enum at_branch b, double share, double *rise)
+{
+    struct at_rng rng = { 2410, AT_RNG_TEST, (uint32_t)b };
+    size_t N = s->ms.st->set.rows * s->ms.st->set.length, found;
+    size_t *layer = at_alloc_n(s->ms.cx, &s->ms.cx->run, a->L, sizeof *layer);
+    struct at_eval_sum sum;
+    int rc;
+    if (!layer)
+        return AT_ENOMEM;
+    found = at_analysis_least(a, b, a->n, layer);
+    for (size_t i = 0; i < found; i++) {
+        at_real *on = s->probe.drawn + i * N;
+        for (size_t t = 0; t < N; t++)
+            on[t] = at_rng_uniform(&rng, i, t) < share;
+        s->probe.on[layer[i]][b]->data = on;
+    }
+    rc = at_measure_run(&s->ms, &sum);
+    for (size_t i = 0; i < found; i++)
+        s->probe.on[layer[i]][b]->data = s->probe.ones;
+    *rise = found ? sum.ce / (double)sum.n - a->loss : NAN;
+    return rc;
+}
+
+static int measure(struct session *s, at_measure_progress *progress, void *self,
                    struct at_analysis *a)
 {
     struct at_eval_sum sum;
-    size_t done = 0, all = 1 + a->L * AT_BRANCHES;
+    size_t done = 0, all = 1 + a->L * AT_BRANCHES +
+                           (a->n ? AT_BRANCHES * AT_CHANCES : 0);
     int rc;
     if (progress)
         progress(self, done++, all);
-    rc = evaluate(s, &sum);
+    rc = at_measure_run(&s->ms, &sum);
     if (rc < 0)
         return rc;
     a->n_targets = sum.n;
@@ -237,22 +191,34 @@ static int measure(struct session *s, at_analyze_progress *progress, void *self,
             if (!on)
                 continue;
             on->data = s->probe.zeros;
-            rc = evaluate(s, &sum);
+            rc = at_measure_run(&s->ms, &sum);
             on->data = s->probe.ones;
             a->worth[i][b].rise = sum.ce / (double)sum.n - a->loss;
+        }
+    for (enum at_branch b = 0; a->n && b < AT_BRANCHES; b++)
+        for (size_t c = 0; c < AT_CHANCES && rc == AT_OK; c++) {
+            if (progress)
+                progress(self, done++, all);
+            rc = skip_together(s, a, b, at_chances[c], &a->chance[b][c]);
         }
     return rc;
 }
 
-int at_analyze(struct at_ctx *cx, const struct at_analyze_options *o,
-               at_analyze_progress *progress, void *self,
+int at_analyze(struct at_ctx *cx, const struct at_measure_options *o, size_t n,
+               at_measure_progress *progress, void *self,
                struct at_analysis *made)
 {
-    struct session s = { .cx = cx, .o = o };
+    struct session s = { 0 };
     struct at_analysis a = { 0 };
-    int rc = open_session(&s);
+    int rc = open_session(cx, o, &s);
     if (rc == AT_OK) {
-        a.L = s.m->d.L;
+        a.L = s.ms.m->d.L;
+        a.n = n;
+        if (n + 1 > a.L)
+            rc = at_fail(cx, AT_EINVAL, "%zu layers are to be skipped; the model "
+                         "has %zu, and the last is never skipped", n, a.L);
+    }
+    if (rc == AT_OK) {
         a.worth = at_alloc_n(cx, &cx->run, a.L, sizeof *a.worth);
         rc = a.worth ? AT_OK : AT_ENOMEM;
     }
@@ -261,7 +227,7 @@ int at_analyze(struct at_ctx *cx, const struct at_analyze_options *o,
             a.worth[i][b] = (struct at_worth){ NAN, NAN };
     if (rc == AT_OK)
         rc = measure(&s, progress, self, &a);
-    close_session(&s);
+    at_measure_close(&s.ms);
     if (rc == AT_OK)
         *made = a;
     return rc;

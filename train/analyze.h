@@ -3,8 +3,7 @@
 #ifndef AT_ANALYZE_H
 #define AT_ANALYZE_H
 
-#include "data/data.h"
-#include "train/model_file.h"
+#include "train/measure.h"
 
 enum at_branch { AT_BRANCH_ATTN, AT_BRANCH_MLP, AT_BRANCH_BLOCK, AT_BRANCHES };
 extern const char *const at_branch_names[AT_BRANCHES];
@@ -15,27 +14,24 @@ struct at_worth {
     double rise;                /* of the loss when the branch is skipped     */
 };
 
+/* What of the n layers that cost the least is skipped together, and by what
+ * share of the tokens each is executed, drawn at random: what routers must beat,
+ * and the first, 0, what dropping the layers costs.                          */
+enum { AT_CHANCES = 4 };
+extern const double at_chances[AT_CHANCES];
+
 struct at_analysis {
-    size_t L;
+    size_t L, n;                /* layers; of those skipped together          */
+    double chance[AT_BRANCHES][AT_CHANCES];     /* the loss's rise            */
     double loss, loss_se;
     uint64_t n_targets;
     struct at_worth (*worth)[AT_BRANCHES];  /* [L]                            */
 };
 
-struct at_analyze_options {
-    const char *model, *data, *backend;
-    size_t rows, length, batches;   /* batches 0: all documents               */
-    bool training_docs;             /* of the dataset, instead of validation  */
-    bool all_roles;
-    int threads;
-};
-
-/* Called before each evaluation. */
-typedef void at_analyze_progress(void *self, size_t done, size_t of);
-
-/* Evaluates the model once whole and once without each branch.               */
-int at_analyze(struct at_ctx *cx, const struct at_analyze_options *o,
-               at_analyze_progress *progress, void *self,
+/* Evaluates the model once whole, once without each branch, and with n layers
+ * skipped together (0: not; at most L-1).                                     */
+int at_analyze(struct at_ctx *cx, const struct at_measure_options *o, size_t n,
+               at_measure_progress *progress, void *self,
                struct at_analysis *a);
 /* The n layers (never the last) whose branch costs the least when skipped, in
  * rising order; n is at most L-1.  Layers without that branch are left out:

@@ -402,8 +402,8 @@ int at_chart_svg(struct at_ctx *cx, struct at_arena *a,
     at_text_addf(t, "<svg viewBox=\"0 0 %.0f %.0f\" role=img aria-label=\"",
                  c->width, c->height);
     at_html(t, c->title);
-    at_text_addf(t, " over steps\" data-f=\"%.17g %.17g %.1f %.1f %.1f "
-                 "%.1f\">", f.x0, f.x1, f.left, f.right, f.top, f.bottom);
+    at_text_addf(t, " over %s\" data-f=\"%.17g %.17g %.1f %.1f %.1f "
+                 "%.1f\">", c->over ? c->over : "steps", f.x0, f.x1, f.left, f.right, f.top, f.bottom);
     y_axis(t, &f);
     x_axis(t, &f);
     curves(t, c, &f);

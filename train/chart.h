@@ -1,4 +1,4 @@
-/* chart: curves over steps as one inline SVG, from plain arrays. */
+/* chart: curves as one inline SVG, from plain arrays. */
 #ifndef AT_CHART_H
 #define AT_CHART_H
 
@@ -22,6 +22,7 @@ struct at_curve {
 
 struct at_chart {
     const char *title, *unit;   /* unit NULL: none                            */
+    const char *over;           /* what x is; NULL: steps                     */
     double width, height;       /* of the drawing, in its own units           */
     bool log_if_wide;           /* logarithmic when the values span decades   */
     bool zero;                  /* the axis begins at 0                       */

@@ -226,7 +226,8 @@ int at_checkpoint_write(struct at_job *j, bool is_best)
         rc = put_adapters(j, f);
     if (rc == AT_OK)
         rc = at_model_put(cx, f, &j->d, j->tok, &j->ps,
-                          j->adapters.n ? AT_PUT_TRAINABLE : AT_PUT_ALL, AT_H5_F32);
+                          j->adapters.n ? AT_PUT_TRAINABLE : AT_PUT_ALL, AT_H5_F32,
+                          NULL);
     if (rc == AT_OK && j->start && !j->adapters.n)
         rc = at_model_put_kept(cx, f, j->start->f);
     if (rc == AT_OK)
@@ -251,6 +252,22 @@ int at_checkpoint_write(struct at_job *j, bool is_best)
     return AT_OK;
 }
 
+/* An adapter goes on with the weights, and the mask, that it was trained on.  */
+static int check_base(struct at_job *j, struct at_h5 *f)
+{
+    const struct at_model *m = j->start;
+    const char *id;
+    int rc;
+    if (!j->adapters.n)
+        return AT_OK;
+    rc = at_h5_get_text(j->cx, f, "base_id", &j->cx->scratch, &id);
+    if (rc == AT_OK && strcmp(id, m->base ? m->base_id : m->id) != 0)
+        rc = at_fail(j->cx, AT_EINVAL, "%s: its adapter was trained on other "
+                     "weights (or another mask) than %s holds now",
+                     at_h5_path(f), at_h5_path(m->base ? m->base : m->f));
+    return rc;
+}
+
 static int read_one(struct at_job *j, uint64_t step)
 {
     struct at_ctx *cx = j->cx;
@@ -267,7 +284,9 @@ static int read_one(struct at_job *j, uint64_t step)
         return rc;
     if (j->adapters.n)
         m.base = j->start->base ? j->start->base : j->start->f;
-    rc = get_state(cx, m.f, &j->s);
+    rc = check_base(j, m.f);
+    if (rc == AT_OK)
+        rc = get_state(cx, m.f, &j->s);
     if (rc == AT_OK)
         rc = at_model_read(cx, &m, &j->ps, true);
     if (rc == AT_OK)

@@ -1,5 +1,6 @@
 /* A model without some of its layers' parts. */
 #include "train/analyze.h"
+#include "train/sparse_file.h"
 
 #include <string.h>
 
@@ -54,10 +55,9 @@ static const char *old_name(const struct drop *p, const char *name,
     size_t i;
     int at = 0;
     if (sscanf(name, "blocks.%zu%n", &i, &at) == 1 && at > 0 && i < p->d.L)
-        snprintf(buf, AT_H5_NAME, "params/blocks.%zu%s", p->source[i],
-                 name + at);
+        snprintf(buf, AT_H5_NAME, "blocks.%zu%s", p->source[i], name + at);
     else
-        snprintf(buf, AT_H5_NAME, "params/%s", name);
+        snprintf(buf, AT_H5_NAME, "%s", name);
     return buf;
 }
 
@@ -67,8 +67,8 @@ static int read_weights(struct at_ctx *cx, struct drop *p)
     for (size_t i = 0; i < p->ps.n && rc == AT_OK; i++) {
         struct at_param *w = p->ps.p[i];
         char name[AT_H5_NAME];
-        rc = at_h5_get_weights(cx, p->from->f, old_name(p, w->val.name, name),
-                               w->val.shape.n, w->val.shape.d, w->val.data);
+        rc = at_weights_get(cx, p->from->f, old_name(p, w->val.name, name),
+                            &w->val.shape, w->val.data);
     }
     return rc;
 }

@@ -197,6 +197,8 @@ int at_evaluate(struct at_job *j, bool *best)
     row.loss_se = sqrt(fmax(0, sum.ce2 / (double)sum.n - loss * loss) /
                        (double)sum.n);
     at_step_means(&sum.o, &means);
+    if (sum.texts && strcmp(at_recipe_text(j->r, "objective"), "sft") == 0)
+        means.accuracy = (double)sum.texts_right / (double)sum.texts;
     row.accuracy = means.accuracy;
     row.margin = means.margin;
     row.reward = means.reward;

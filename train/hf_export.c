@@ -25,8 +25,8 @@ struct export {
     uint64_t shard_bytes;
     struct out *out;
     size_t n, n_shards;
-    float *x;                   /* one tensor of theirs                       */
-    size_t cap;
+    float *x, *dense;           /* one tensor of theirs; a sparse one of ours */
+    size_t cap, dense_cap;
 };
 
 static const struct at_decoder *desc(const struct export *e)
@@ -101,11 +101,22 @@ static void cut_shards(struct export *e)
     }
 }
 
+static int make_dense(struct export *e, const struct at_val *v)
+{
+    int rc = AT_OK;
+    if (v->sparse)
+        rc = at_grow(e->cx, &e->dense, &e->dense_cap, at_shape_count(&v->shape),
+                     sizeof *e->dense);
+    if (v->sparse && rc == AT_OK)
+        at_sparse_fill(v->sparse, e->dense, v->data);
+    return rc;
+}
+
 /* Ours into their rows of e->x.                                              */
 static void lay_param(struct export *e, const struct at_hf_place *p,
                       const struct at_param *param)
 {
-    const float *w = param->val.data;
+    const float *w = param->val.sparse ? e->dense : param->val.data;
     size_t n_rows = param->val.shape.d[0];
     for (size_t r = 0; r < n_rows; r++) {
         size_t to = at_hf_row(p, r);
@@ -130,6 +141,9 @@ static int put_tensor(struct export *e, struct at_st_writer *w,
         rc = place_of(e, ps->p[i], &p);
         if (rc < 0 || strcmp(p.name, o->t.name) != 0)
             continue;
+        rc = make_dense(e, &ps->p[i]->val);
+        if (rc < 0)
+            return rc;
         lay_param(e, &p, ps->p[i]);
         laid += at_shape_count(&ps->p[i]->val.shape);
     }
@@ -300,7 +314,7 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
     int rc = at_hf_check_dir(cx, dir);
     *said = (struct at_hf_said){ .same_token = true };
     if (rc == AT_OK)
-        rc = at_infer_open(cx, path, "cpu", 0, 1, 32, 0, 0, &in);
+        rc = at_infer_open_to_merge(cx, path, &in);
     if (rc < 0)
         return rc;
     e.in = in;
@@ -325,5 +339,6 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
     said->merged = in->m->adapters.n > 0;
     at_infer_close(in);
     at_free(e.x);
+    at_free(e.dense);
     return rc < 0 ? at_note(cx, rc, "exporting %s", path) : AT_OK;
 }

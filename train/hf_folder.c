@@ -142,8 +142,8 @@ int at_hf_keep(struct at_ctx *cx, struct at_h5 *f, const char *from)
     return rc;
 }
 
-static int get_kept(struct at_ctx *cx, struct at_h5 *f, const char *name,
-                    char **bytes, size_t *n)
+int at_hf_kept(struct at_ctx *cx, struct at_h5 *f, const char *name,
+               char **bytes, size_t *n)
 {
     char array[64];
     snprintf(array, sizeof array, AT_HF_KEPT "%s", name);
@@ -158,7 +158,7 @@ int at_hf_kept_json(struct at_ctx *cx, struct at_h5 *f, const char *name,
 {
     char *bytes;
     size_t n;
-    int rc = get_kept(cx, f, name, &bytes, &n);
+    int rc = at_hf_kept(cx, f, name, &bytes, &n);
     *v = NULL;
     if (rc == AT_OK && bytes)
         rc = at_json_parse(cx, name, bytes, n, v);
@@ -174,7 +174,7 @@ int at_hf_put_kept(struct at_ctx *cx, struct at_h5 *f, const char *dir,
     for (size_t i = 1; i < AT_COUNT(kept) && rc == AT_OK; i++) {
         char *bytes;
         size_t n;
-        rc = get_kept(cx, f, kept[i], &bytes, &n);
+        rc = at_hf_kept(cx, f, kept[i], &bytes, &n);
         if (rc == AT_OK && bytes) {
             rc = at_hf_put(cx, dir, kept[i], bytes, n);
             *tokenizer |= strcmp(kept[i], "tokenizer.json") == 0;

@@ -1,4 +1,4 @@
-/* Folders that appear whole, and the files that an import kept; hf_*.c only. */
+/* Folders that appear whole, and the files that an import kept; hf_*.c and chat_choice.c only. */
 #ifndef AT_HF_FOLDER_H
 #define AT_HF_FOLDER_H
 
@@ -19,6 +19,9 @@ int at_hf_put_json(struct at_ctx *cx, const char *dir, const char *name,
 
 /* Puts the files of the folder `from` that are worth it into f.              */
 int at_hf_keep(struct at_ctx *cx, struct at_h5 *f, const char *from);
+/* A kept file, in the scratch arena; *bytes NULL: it was not kept.            */
+int at_hf_kept(struct at_ctx *cx, struct at_h5 *f, const char *name,
+               char **bytes, size_t *n);
 /* A kept file as JSON; *v NULL: it was not kept.                             */
 int at_hf_kept_json(struct at_ctx *cx, struct at_h5 *f, const char *name,
                     json_t **v);

@@ -211,13 +211,17 @@ int at_hf_export_peft(struct at_ctx *cx, const char *path, const char *dir,
     struct at_infer *in;
     int rc = at_hf_check_dir(cx, dir);
     if (rc == AT_OK)
-        rc = at_infer_open(cx, path, "cpu", 0, 1, 32, 0, 0, &in);
+        rc = at_infer_open_to_merge(cx, path, &in);
     if (rc < 0)
         return rc;
     e.in = in;
     if (!at_lora_of(&in->m->adapters))
-        rc = at_fail(cx, AT_EINVAL, "%s is no adapter: export it with --format "
-                     "hf", path);
+        rc = in->m->adapters.n
+                 ? at_fail(cx, AT_EINVAL, "%s is an adapter (%s) that PEFT does "
+                           "not have: export it with --merge", path,
+                           in->m->adapters.a[0]->kind->name)
+                 : at_fail(cx, AT_EINVAL, "%s is no adapter: export it with "
+                           "--format hf", path);
     if (rc == AT_OK && in->m->adapters.n > 1)
         rc = at_fail(cx, AT_EINVAL, "%s holds more than LoRA, which PEFT cannot "
                      "say", path);

@@ -1,6 +1,8 @@
 /* Opening a model for use. */
 #include "train/infer.h"
 
+#include "train/adapters/masked.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -29,9 +31,29 @@ static int build(struct at_ctx *cx, struct at_infer *in, size_t rows,
     return rc;
 }
 
-int at_infer_open(struct at_ctx *cx, const char *path, const char *backend,
-                  int threads, size_t rows, size_t T_max, size_t eval_rows,
-                  size_t length, struct at_infer **made)
+static bool nothing(const void *self, const char *name)
+{
+    (void)self;
+    (void)name;
+    return false;
+}
+
+/* Pruned weights stay sparse, unless an adapter is to fill their zeros.      */
+static void use_patterns(struct at_ctx *cx, struct at_infer *in, bool merge)
+{
+    struct at_model *m = in->m;
+    in->patterns = (struct at_patterns){ cx, &cx->run, m->base ? m->base : m->f,
+                                         false };
+    if (merge && m->adapters.n &&
+        !at_adapters_find(&m->adapters, &at_masked_kind))
+        return;
+    in->ps.pattern = at_patterns_find;
+    in->ps.pattern_self = &in->patterns;
+}
+
+static int open_model(struct at_ctx *cx, const char *path, const char *backend,
+                      int threads, size_t rows, size_t T_max, size_t eval_rows,
+                      size_t length, bool merge, struct at_infer **made)
 {
     struct at_infer *in = at_alloc(cx, &cx->run, sizeof *in);
     int rc = in ? at_threads_start(cx, threads) : AT_ENOMEM;
@@ -41,7 +63,10 @@ int at_infer_open(struct at_ctx *cx, const char *path, const char *backend,
         return rc;
     at_params_init(&in->ps, cx, &cx->run);
     in->ps.need_grads = false;
+    in->ps.trains = nothing;
     rc = at_model_open(cx, &cx->run, path, &in->m);
+    if (rc == AT_OK)
+        use_patterns(cx, in, merge);
     if (rc == AT_OK)
         rc = build(cx, in, rows, T_max, eval_rows, length);
     if (rc == AT_OK)
@@ -61,6 +86,20 @@ int at_infer_open(struct at_ctx *cx, const char *path, const char *backend,
     }
     *made = in;
     return AT_OK;
+}
+
+int at_infer_open(struct at_ctx *cx, const char *path, const char *backend,
+                  int threads, size_t rows, size_t T_max, size_t eval_rows,
+                  size_t length, struct at_infer **made)
+{
+    return open_model(cx, path, backend, threads, rows, T_max, eval_rows,
+                      length, false, made);
+}
+
+int at_infer_open_to_merge(struct at_ctx *cx, const char *path,
+                           struct at_infer **made)
+{
+    return open_model(cx, path, "cpu", 0, 1, 32, 0, 0, true, made);
 }
 
 void at_infer_close(struct at_infer *in)
@@ -116,6 +155,48 @@ int at_infer_text(struct at_ctx *cx, struct at_infer *in, const char *text,
     }
     at_tok_ids_finish(&ids);
     at_arena_reset(&cx->scratch);
+    return rc;
+}
+
+static int check_data(struct at_ctx *cx, const struct at_infer *in,
+                      const struct at_data *d, const char *path)
+{
+    char mine[33];
+    at_hash_hex(at_tok_hash(in->m->tok), mine);
+    if (strcmp(mine, d->tok_hash) != 0)
+        return at_fail(cx, AT_EINVAL, "%s was made with another tokenizer than "
+                       "the model's", path);
+    if (in->m->d.value && !d->preference)
+        return at_fail(cx, AT_EINVAL, "%s is a reward model, measured on "
+                       "preferences; %s holds none", in->m->path, path);
+    return AT_OK;
+}
+
+int at_infer_data(struct at_ctx *cx, struct at_infer *in, const char *path,
+                  bool training, bool all_roles, struct at_eval_sum *sum)
+{
+    struct at_loader_options o = {
+        .split = training ? AT_TRAIN : AT_VALIDATION, .packing = AT_PACK_DOCS,
+        .rows = in->st->set.rows, .length = in->st->set.length, .once = true,
+        .all_roles = all_roles, .groups = in->m->d.value,
+        .ends = in->m->d.value,
+    };
+    const struct at_batch *b = NULL;
+    struct at_loader *l = NULL;
+    struct at_data *d;
+    int rc = at_data_open(cx, &cx->run, path, &d);
+    if (rc < 0)
+        return rc;
+    rc = check_data(cx, in, d, path);
+    if (rc == AT_OK)
+        rc = at_loader_create(cx, d, &o, &l);
+    while (rc == AT_OK && !(b && b->last)) {
+        rc = at_loader_next(cx, l, &b);
+        if (rc == AT_OK)
+            at_step_eval(in->st, b, sum);
+    }
+    at_loader_destroy(l);
+    at_data_close(d);
     return rc;
 }
 

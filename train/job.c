@@ -262,6 +262,77 @@ static int open_offload(struct at_job *j)
                              &j->offload);
 }
 
+/* Pruned weights that are not trained stay sparse; but merged ones are written,
+ * and of others channels are taken.                                          */
+static void use_patterns(struct at_job *j)
+{
+    struct at_model *m = j->start;
+    if (!m || at_recipe_bool(j->r, "offload.merged") ||
+        size_of(j, "context_sparse.rank") > 0)
+        return;
+    j->patterns = (struct at_patterns){ j->cx, &j->cx->run,
+                                        m->base ? m->base : m->f, true };
+    j->ps.pattern = at_patterns_find;
+    j->ps.pattern_self = &j->patterns;
+}
+
+/* What contextual sparsity cannot go with.                                    */
+static int check_sparse(struct at_job *j, bool every)
+{
+    const char *objective = at_recipe_text(j->r, "objective");
+    bool sums = j->adapters.n > 0;
+    for (size_t i = 0; i < j->adapters.n; i++)
+        sums &= j->adapters.a[i]->kind->delta != NULL;
+    if (!sums)
+        return at_fail(j->cx, AT_EINVAL, "context_sparse leaves out channels of "
+                       "frozen layers, so adapters beside them must be what is "
+                       "trained: set lora.rank (or linear.use, or mlp.width)%s",
+                       j->adapters.n ? ", and no other kind of adapter" : "");
+    if (at_recipe_text(j->r, "train_only")[0])
+        return at_fail(j->cx, AT_EINVAL, "train_only trains layers of the "
+                       "model, and context_sparse needs them frozen: leave one "
+                       "of the two out");
+    if (at_recipe_bool(j->r, "offload.merged"))
+        return at_fail(j->cx, AT_EINVAL, "offload.merged has the adapter in the "
+                       "weights, and context_sparse would leave out parts of "
+                       "both: leave one of the two out");
+    if (j->objective)
+        return at_fail(j->cx, AT_EINVAL, "objective %s compares models with each "
+                       "other; context_sparse would make them differ: it goes "
+                       "with sft and lm", objective);
+    if (strcmp(objective, "lm") == 0 && !every)
+        return at_fail(j->cx, AT_EINVAL, "objective is lm: every token is learnt, "
+                       "so there is no context to be sparse on.  Use objective: "
+                       "sft with prompts and answers, or context_sparse.tokens: "
+                       "all (which costs quality)");
+    return AT_OK;
+}
+
+static int open_sparse(struct at_job *j)
+{
+    struct at_context_settings s = {
+        .depth = j->d.L,
+        .rank = size_of(j, "context_sparse.rank"),
+        .mlp = at_recipe_text(j->r, "context_sparse.mlp"),
+        .attn = at_recipe_text(j->r, "context_sparse.attn"),
+        .start = at_recipe_real(j->r, "context_sparse.start"),
+        .end = at_recipe_real(j->r, "context_sparse.end"),
+        .every = strcmp(at_recipe_text(j->r, "context_sparse.tokens"),
+                        "all") == 0,
+        .least = size_of(j, "context_sparse.least"),
+        .published = strcmp(at_recipe_text(j->r, "context_sparse.variant"),
+                            "published") == 0,
+    };
+    int rc;
+    act_on(j, "context_sparse.rank");
+    if (s.rank == 0)
+        return AT_OK;
+    rc = check_sparse(j, s.every);
+    if (rc == AT_OK)
+        rc = at_context_sparse_create(j->cx, &j->cx->run, &s, &j->sparse);
+    return rc;
+}
+
 static int build(struct at_job *j)
 {
     struct at_step_settings s = {
@@ -292,15 +363,28 @@ static int build(struct at_job *j)
     at_params_init(&j->ps, j->cx, &j->cx->run);
     j->ps.trains = at_rules_train;
     j->ps.trains_self = j->rules;
+    use_patterns(j);
     rc = open_offload(j);
+    if (rc == AT_OK)
+        rc = at_job_open_teacher(j);
+    if (rc < 0)
+        return rc;
+    rc = open_sparse(j);
     if (rc < 0)
         return rc;
     s.offload = j->offload;
+    s.teacher = j->teacher.ps ? &j->teacher : NULL;
+    s.sparse = j->sparse;
     act_on(j, "batch.length");
     rc = at_step_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k, &j->adapters,
                         &s, &j->st);
     if (check_sites(j) < 0)         /* the better message                     */
         return j->cx->err.code;
+    act_on(j, "context_sparse.mlp");
+    if (rc == AT_OK && j->sparse && at_context_sparse_parts(j->sparse) == 0)
+        return at_fail(j->cx, AT_EINVAL, "context_sparse leaves no channel of any "
+                       "layer out: set context_sparse.mlp or .attn (the first "
+                       "and the last layer must be named)");
     if (rc == AT_OK && j->reward) {
         j->st->score = j->reward;
         j->st->score_stride = 1;
@@ -362,6 +446,30 @@ static int set_optim(struct at_job *j)
     return AT_OK;
 }
 
+static int open_gradual(struct at_job *j)
+{
+    struct at_gradual_settings s = {
+        .sparsity = at_recipe_real(j->r, "gradual.sparsity"),
+        .begin = (uint64_t)at_recipe_int(j->r, "gradual.begin"),
+        .end = (uint64_t)at_recipe_int(j->r, "gradual.end"),
+        .every = (uint64_t)at_recipe_int(j->r, "gradual.every"),
+        .targets = at_recipe_text(j->r, "gradual.targets"),
+    };
+    if (!(s.sparsity > 0))
+        return AT_OK;
+    act_on(j, "gradual.end");
+    if (s.end == 0)
+        s.end = j->steps;
+    if (s.end <= s.begin || s.end > j->steps)
+        return at_fail(j->cx, AT_EINVAL, "gradual.end is step %llu; it must be "
+                       "after gradual.begin, %llu, and within the run's %llu "
+                       "steps", (unsigned long long)s.end,
+                       (unsigned long long)s.begin,
+                       (unsigned long long)j->steps);
+    act_on(j, "gradual.targets");
+    return at_gradual_create(j->cx, &j->cx->run, &s, &j->ps, &j->gradual);
+}
+
 /* Steps of the run: given, or counted from the rows of every epoch.          */
 static void count_steps(struct at_job *j)
 {
@@ -391,9 +499,11 @@ static void size_up(struct at_job *j)
     j->memory[AT_MEM_FROZEN] = j->ps.n_fixed * sizeof(at_real);
     if (j->reference)
         j->memory[AT_MEM_FROZEN] += at_params_bytes(j->reference, false);
+    if (j->teacher.ps)
+        j->memory[AT_MEM_FROZEN] += at_params_bytes(j->teacher.ps, false);
     j->memory[AT_MEM_TRAINED] = j->memory[AT_MEM_GRADS] = trained;
     j->memory[AT_MEM_OPTIM] = at_optim_bytes(impl, &j->optim, j->ps.n_flat);
-    j->memory[AT_MEM_ACTIVATIONS] = j->st->region_bytes;
+    j->memory[AT_MEM_ACTIVATIONS] = j->st->region_bytes + j->st->taught_bytes;
     if (j->offload)
         j->memory[AT_MEM_OFFLOAD] = at_offload_bytes(j->offload);
 }
@@ -453,6 +563,8 @@ int at_job_open_beside(struct at_ctx *cx, struct at_recipe *r,
         count_steps(j);
         rc = set_optim(j);
     }
+    if (rc == AT_OK)
+        rc = open_gradual(j);
     done_with(j);
     if (rc < 0) {
         at_job_close(j);
@@ -518,10 +630,14 @@ int at_job_start(struct at_job *j)
         rc = at_params_seal(j->reference);
     if (rc == AT_OK && j->reference)
         rc = at_model_read(cx, j->start, j->reference, false);
+    if (rc == AT_OK)
+        rc = at_job_start_teacher(j);
     if (rc == AT_OK && j->start)
         rc = at_model_read(cx, j->start, &j->ps, j->start->adapters.n > 0);
     if (rc == AT_OK)
         at_params_draw(&j->ps, (uint64_t)at_recipe_int(j->r, "seed"));
+    if (rc == AT_OK && j->sparse)
+        rc = at_context_sparse_start(cx, j->sparse, &j->ps, j->k, j->steps);
     if (rc == AT_OK && j->offload)
         rc = at_offload_start(j->offload);
     if (rc == AT_OK)
@@ -554,6 +670,7 @@ void at_job_close(struct at_job *j)
     at_params_finish(&j->ps);
     if (j->reference)
         at_params_finish(j->reference);
+    at_job_close_teacher(j);
     at_adapters_destroy(&j->adapters);
     at_rules_destroy(j->rules);
     if (j->validation != j->data)

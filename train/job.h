@@ -43,4 +43,9 @@ int at_job_open_roller(struct at_job *j);
 /* A model trained as a whole is compared with a copy of what it was.         */
 int at_job_open_reference(struct at_job *j);
 
+/* job_teacher.c: the model whose predictions are learnt, where there is one. */
+int at_job_open_teacher(struct at_job *j);
+int at_job_start_teacher(struct at_job *j);
+void at_job_close_teacher(struct at_job *j);
+
 #endif

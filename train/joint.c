@@ -29,7 +29,8 @@ bool at_joint_fits(const struct at_job *first, const struct at_job *j)
 {
     const struct at_step_settings *a = &first->st->set, *b = &j->st->set;
     const struct at_lora_settings *lora = at_lora_of(&j->adapters);
-    return !j->objective && !j->roller && j->adapters.n == 1 &&
+    return !j->objective && !j->roller && !j->sparse && !j->gradual &&
+           !b->teacher && j->adapters.n == 1 &&
            j->adapters.a[0]->kind->delta && !(lora && lora->dropout > 0) &&
            b->dropout <= 0 && !b->recompute && a->length == b->length &&
            a->accumulate == b->accumulate && j->ps.n > 0 &&

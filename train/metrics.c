@@ -23,7 +23,8 @@
 const struct at_metric_column at_metric_columns[] = {
     REAL(loss, "nats", "mean loss over the target tokens, or texts", 1, 1, 0),
     REAL(loss_se, "nats", "standard error of that mean", 1, 1, 0),
-    MEAN(accuracy, NULL, "share of preferences in the right order"),
+    MEAN(accuracy, NULL, "share of preferences in the right order; with sft, of "
+         "held-out answers that greedy decoding would give word for word"),
     MEAN(margin, NULL, "mean gap between the implied rewards of chosen and "
          "rejected"),
     MEAN(reward, NULL, "mean reward of the texts"),

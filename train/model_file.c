@@ -2,6 +2,7 @@
 #include "train/model_file.h"
 
 #include "train/adapter_file.h"
+#include "train/sparse_file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -285,8 +286,9 @@ static int open_base(struct at_ctx *cx, struct at_arena *a, struct at_model *m)
                        "to", m->path);
     rc = at_model_identify(cx, m->base, m->base_id);
     if (rc == AT_OK && strcmp(m->base_id, id) != 0)
-        rc = at_fail(cx, AT_EFORMAT, "%s: is an adapter of another model than "
-                     "%s holds now (its identity was %s, it is %s)", m->path,
+        rc = at_fail(cx, AT_EFORMAT, "%s: is an adapter of another model (or "
+                     "another mask) than %s holds now (its identity was %s, it "
+                     "is %s)", m->path,
                      base, id, m->base_id);
     return rc;
 }
@@ -347,16 +349,25 @@ static int read_from(struct at_ctx *cx, struct at_h5 *f, struct at_params *ps,
         char name[AT_H5_NAME];
         int rc;
         if (snprintf(name, sizeof name, "params/%s", p->val.name) >=
-            (int)sizeof name || !at_h5_has(f, name))
+            (int)sizeof name - 8 ||
+            (!at_h5_has(f, name) && !at_sparse_held(f, p->val.name)))
             continue;
-        rc = at_h5_get_weights(cx, f, name, p->val.shape.n, p->val.shape.d,
-                               p->val.data);
+        rc = at_weights_get_val(cx, f, p->val.name, &p->val, used);
         if (rc < 0)
             return rc;
         p->loaded = true;
-        (*used)++;
     }
     return AT_OK;
+}
+
+/* The param that an array is of: a sparse one has several.                    */
+static const char *array_param(struct at_ctx *cx, const char *name)
+{
+    const char *slash = strchr(name, '/'), *p;
+    if (!slash)
+        return name;
+    p = at_strndup(cx, &cx->scratch, name, (size_t)(slash - name));
+    return p ? p : "";
 }
 
 /* Arrays of f that no param asked for are a sign of another model.           */
@@ -369,7 +380,7 @@ static int all_used(struct at_ctx *cx, struct at_h5 *f,
     if (rc < 0 || n == used)
         return rc;
     for (size_t i = 0; i < n; i++)
-        if (!at_param_find(ps, names[i] + off) &&
+        if (!at_param_find(ps, array_param(cx, names[i] + off)) &&
             !at_decoder_owns_value(names[i] + off))
             return at_fail(cx, AT_EFORMAT, "%s: holds '%s', which the model has "
                            "no place for", at_h5_path(f), names[i] + off);
@@ -447,18 +458,16 @@ int at_model_put_kept(struct at_ctx *cx, struct at_h5 *f, struct at_h5 *from)
 
 int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
                  const struct at_tok *tok, const struct at_params *ps,
-                 enum at_which which, enum at_h5_type type)
+                 enum at_which which, enum at_h5_type type,
+                 struct at_h5 *masks)
 {
     int rc = at_model_put_head(cx, f, d, tok);
     for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
         const struct at_param *p = ps->p[i];
-        char name[AT_H5_NAME];
         if ((which == AT_PUT_TRAINABLE && !p->trainable) ||
             (which == AT_PUT_BASE && at_adapter_owns(p->val.name)))
             continue;
-        snprintf(name, sizeof name, "params/%s", p->val.name);
-        rc = at_h5_put_weights(cx, f, name, type, p->val.shape.n,
-                               p->val.shape.d, p->val.data);
+        rc = at_weights_put_val(cx, f, p->val.name, type, &p->val, masks);
     }
     return rc;
 }
@@ -472,7 +481,7 @@ int at_model_write(struct at_ctx *cx, const char *path,
     int rc = at_h5_create(cx, path, "model", &f);
     if (rc < 0)
         return rc;
-    rc = at_model_put(cx, f, d, tok, ps, AT_PUT_BASE, type);
+    rc = at_model_put(cx, f, d, tok, ps, AT_PUT_BASE, type, from);
     if (rc == AT_OK && from)
         rc = at_model_put_kept(cx, f, from);
     if (rc < 0) {

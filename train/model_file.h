@@ -38,15 +38,17 @@ int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
 int at_model_read(struct at_ctx *cx, const struct at_model *m,
                   struct at_params *ps, bool adapter);
 enum at_which { AT_PUT_ALL, AT_PUT_TRAINABLE, AT_PUT_BASE };   /* base: no adapters */
-/* Description, tokenizer and some of ps's weights, as AT_H5_F32 or AT_H5_BF16. */
+/* Description, tokenizer and some of ps's weights, as AT_H5_F32 or AT_H5_BF16.
+ * What has a mask in `masks` (NULL: nothing) and keeps it stays sparse.      */
 int at_model_put(struct at_ctx *cx, struct at_h5 *f, const struct at_decoder *d,
                  const struct at_tok *tok, const struct at_params *ps,
-                 enum at_which which, enum at_h5_type type);
+                 enum at_which which, enum at_h5_type type,
+                 struct at_h5 *masks);
 /* Only the first two; tok NULL: without tokenizer.                           */
 int at_model_put_head(struct at_ctx *cx, struct at_h5 *f,
                       const struct at_decoder *d, const struct at_tok *tok);
 /* A whole model file, without adapters; what an import kept in `from` goes
- * along (NULL: nothing).                                                     */
+ * along, and masks that its weights still have (NULL: nothing).               */
 int at_model_write(struct at_ctx *cx, const char *path,
                    const struct at_decoder *d, const struct at_tok *tok,
                    const struct at_params *ps, enum at_h5_type type,

@@ -307,6 +307,25 @@ static bool measured(const struct page *p, const struct small *s)
     return false;
 }
 
+/* One dot a run: what its evaluations cost in time, and how good it got.       */
+static int speed_chart(struct page *p)
+{
+    struct at_curve c[AT_REPORT_RUNS_MAX];
+    struct at_chart chart = { .title = "Quality against speed",
+        .unit = "best evaluation loss, over tokens a second in evaluation",
+        .over = "tokens a second", .width = 340, .height = 220, .curve = c };
+    for (size_t i = 0; i < p->n; i++) {
+        const struct at_report_run *r = &p->run[i];
+        if (isfinite(r->eval_tokens_per_s) && isfinite(r->best_loss))
+            c[chart.n++] = (struct at_curve){
+                .style = AT_CURVE_DOTS, .color = (int)i,
+                .x = &r->eval_tokens_per_s, .y = &r->best_loss, .n = 1,
+                .best = SIZE_MAX,
+            };
+    }
+    return at_chart_svg(p->cx, &p->arena, &chart, &p->t);
+}
+
 static int charts(struct page *p)
 {
     static const struct small all[] = {
@@ -333,6 +352,8 @@ static int charts(struct page *p)
     for (size_t i = 0; i < AT_COUNT(all) && rc == AT_OK; i++)
         if (i < 3 || measured(p, &all[i]))
             rc = small_chart(p, &all[i]);
+    if (rc == AT_OK && p->n > 1)
+        rc = speed_chart(p);
     put(p, "</div>\n");
     return rc;
 }

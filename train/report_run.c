@@ -265,6 +265,7 @@ static int measure(struct reader *p, struct at_report_run *r)
         { offsetof(struct at_metrics_row, grad_norm), false, &r->grad },
         { offsetof(struct at_metrics_row, tokens_per_s), false, &r->speed },
     };
+    struct at_series eval_speed;
     int rc = AT_OK;
     for (size_t i = 0; i < AT_COUNT(all) && rc == AT_OK; i++)
         rc = series(p, r, all[i].eval, all[i].at, all[i].to);
@@ -289,6 +290,11 @@ static int measure(struct reader *p, struct at_report_run *r)
             r->skipped[r->n_skipped++] = (double)r->row[i].step;
     totals(r);
     r->tokens_per_s = median(p, &r->speed);
+    rc = series(p, r, true, offsetof(struct at_metrics_row, tokens_per_s),
+                &eval_speed);
+    if (rc < 0)
+        return rc;
+    r->eval_tokens_per_s = median(p, &eval_speed);
     return p->rc;
 }
 

@@ -28,7 +28,7 @@ struct at_report_run {
     size_t n_skipped;
     /* Figures; NaN where there is none. */
     double steps, tokens, final_loss, best_loss, best_se, best_step, time_s,
-           tokens_per_s, peak_bytes;
+           tokens_per_s, eval_tokens_per_s, peak_bytes;
 };
 
 /* Reads all of `dir`; r and its arrays live in the arena.  alone: a short

@@ -94,6 +94,19 @@ static int handle_nonfinite(struct at_loop *l)
     return rc;
 }
 
+/* The step that the batches and the job's state stand before.                */
+static int move_weights(struct at_loop *l, struct at_step_result *r)
+{
+    struct at_job *j = l->j;
+    int rc;
+    at_gradual_before(j->gradual);
+    rc = at_step_run(j->st, l->batch, j->o,
+                     at_schedule_lr(&j->schedule, j->s.step), j->s.step, r);
+    if (rc == AT_OK)
+        at_gradual_after(j->gradual, j->s.step);
+    return rc;
+}
+
 static int save(struct at_job *j, bool best);
 
 /* The step was not to be had (workers): the run is as it was before it.      */
@@ -161,13 +174,11 @@ int at_loop_conclude(struct at_loop *l, int rc, const struct at_step_result *r)
 
 static int one_step(struct at_loop *l)
 {
-    struct at_job *j = l->j;
     struct at_step_result r;
     int rc = at_loop_prepare(l);
     if (rc < 0)
         return rc;
-    rc = at_step_run(j->st, l->batch, j->o,
-                     at_schedule_lr(&j->schedule, j->s.step), j->s.step, &r);
+    rc = move_weights(l, &r);
     return at_loop_conclude(l, rc, &r);
 }
 
@@ -499,9 +510,7 @@ int at_run_replay(struct at_ctx *cx, const char *dir, uint64_t step,
             break;
         j->s.step++;
         j->s.cursor = next;
-        rc = at_step_run(j->st, l.batch, j->o,
-                         at_schedule_lr(&j->schedule, j->s.step), j->s.step,
-                         r);
+        rc = move_weights(&l, r);
         if (j->roller && j->s.step < step)
             at_roller_follow(j->roller);
         if (rc == AT_ENONFINITE && j->s.step < step)

@@ -18,7 +18,9 @@
 #include "train/metrics.h"
 #include "train/model_file.h"
 #include "train/models/generate.h"
+#include "train/prune/gradual.h"
 #include "train/rules.h"
+#include "train/sparse_file.h"
 #include "train/step.h"
 
 /* Where a run stands; with the weights and the optimizer's state this is all
@@ -51,14 +53,19 @@ struct at_job {
     struct at_model *start;     /* what training starts from, or NULL         */
     struct at_data *data, *validation;  /* the same when there is one file    */
     struct at_params ps;
+    struct at_patterns patterns;    /* of a pruned model                      */
     const struct at_objective *objective;   /* NULL: language modelling       */
     struct at_params *reference;    /* NULL: ps without adapters, or not needed */
+    struct at_teacher teacher;  /* ps NULL: none                              */
+    struct at_model *dense;     /* whose weights the teacher has              */
     struct at_rules *rules;
     struct at_adapters adapters;
     struct at_offload *offload; /* NULL: not asked for                        */
     struct at_offload_counts logged;    /* at the last row                    */
+    struct at_context_sparse *sparse;   /* likewise                           */
     struct at_step *st;
     struct at_optim *o;
+    struct at_gradual *gradual; /* NULL: nothing is pruned                    */
     struct at_optim_settings optim;
     struct at_schedule schedule;
     struct at_loader *train, *eval;     /* NULL with a roller                 */

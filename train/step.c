@@ -4,23 +4,43 @@
 #include <math.h>
 #include <string.h>
 
-enum pass { TRAIN, EVAL, REF };
+enum pass { TRAIN, EVAL, REF, TEACH };
+
+/* The loss beside a teacher, whose hidden states are an input.               */
+static struct at_val *taught_loss(struct at_step *st, struct at_graph *g,
+                                  struct at_val *hidden, struct at_val *head,
+                                  struct at_step_io *io)
+{
+    const struct at_teacher *t = st->set.teacher;
+    size_t N = st->set.rows * st->set.length;
+    io->taught = at_input(g, "taught", AT_REAL, at_shape2(N, t->d->C));
+    return at_linear_distil(g, hidden, head, io->target, io->weight,
+                            io->taught, st->teach.head, t->weight,
+                            t->temperature, &io->ce, &io->kl);
+}
 
 /* The end of a graph over hidden states: roots, and backward where it trains. */
 static int finish(struct at_step *st, struct at_graph *g, struct at_val *hidden,
                   bool train, struct at_step_io *io)
 {
     const struct at_objective *o = st->set.objective;
-    struct at_val *head = at_decoder_head(g, st->d), *roots[2];
+    struct at_val *head = at_decoder_head(g, st->d), *roots[3];
     int n = 1, rc = AT_OK;
-    if (!o) {
+    if (!o && train && st->set.teacher) {
+        roots[0] = io->loss = taught_loss(st, g, hidden, head, io);
+        roots[n++] = io->ce;
+        roots[n++] = io->kl;
+    } else if (!o && !train) {
+        roots[0] = io->ce = at_linear_ce(g, hidden, head, io->target, &io->gap);
+        roots[n++] = io->gap;
+    } else if (!o) {
         roots[0] = io->loss = at_linear_xent(g, hidden, head, io->target,
                                              io->weight, &io->ce);
         roots[n++] = io->ce;
     } else if (o->needs & AT_NEEDS_VALUE) {
         roots[0] = io->value = at_decoder_value(g, st->d, hidden);
     } else {
-        roots[0] = io->ce = at_linear_ce(g, hidden, head, io->target);
+        roots[0] = io->ce = at_linear_ce(g, hidden, head, io->target, NULL);
     }
     if (!head || !roots[0])
         return st->cx->err.code;
@@ -29,6 +49,18 @@ static int finish(struct at_step *st, struct at_graph *g, struct at_val *hidden,
     if (train)
         rc = at_grad(g, roots[0], io->seed);
     return rc == AT_OK ? at_plan_create(g, roots, n, &io->plan) : rc;
+}
+
+/* The teacher's graph ends at its hidden states.                             */
+static int finish_teacher(struct at_step *st, struct at_graph *g,
+                          struct at_val *hidden, struct at_step_io *io)
+{
+    io->taught = hidden;
+    io->head = at_decoder_head(g, st->set.teacher->d);
+    if (!hidden || !io->head)
+        return st->cx->err.code;
+    st->taught_bytes = at_shape_count(&hidden->shape) * sizeof(at_real);
+    return at_plan_create(g, &io->taught, 1, &io->plan);
 }
 
 /* Room for the sums of the graph's gauges.                                   */
@@ -56,10 +88,14 @@ static int build(struct at_step *st, struct at_arena *arena,
                                     train && s->recompute, rope };
     struct at_shape N = at_shape1(s->rows * s->length);
     struct at_tokens in = { .B = s->rows };
+    const struct at_decoder *d = pass == TEACH ? s->teacher->d : st->d;
+    struct at_params *ps = pass == TEACH                ? s->teacher->ps
+                           : pass == REF && s->reference ? s->reference : st->ps;
     struct at_graph *g;
-    int rc = at_graph_create(st->cx, arena, pass == REF && s->reference ?
-                             s->reference : st->ps, st->k, &g);
-    if (rc == AT_OK && adapters && pass != REF)
+    int rc = at_graph_create(st->cx, arena, ps, st->k, &g);
+    if (rc == AT_OK && s->sparse && (train || (pass == EVAL && s->sparse_eval)))
+        rc = at_context_sparse_attach(s->sparse, g);
+    if (rc == AT_OK && adapters && pass != REF && pass != TEACH)
         rc = at_adapters_attach(adapters, g, train);
     if (rc == AT_OK && train && s->attach)
         rc = s->attach(s->attach_self, g);
@@ -73,13 +109,29 @@ static int build(struct at_step *st, struct at_arena *arena,
     in.part = io->part = at_input(g, "part", AT_I32, N);
     g->share = io->share = at_input(g, "share", AT_REAL, at_shape1(1));
     io->target = at_input(g, "target", AT_I32, N);
-    if (!s->objective)
+    if (!s->objective && train)
         io->weight = at_input(g, "weight", AT_REAL, N);
     if (!in.ids || !in.pos || !in.first || !in.part || !io->target ||
-        !io->share || (!s->objective && !io->weight))
+        !io->share || (!s->objective && train && !io->weight))
         return AT_ENOMEM;
-    rc = finish(st, g, at_decoder_hidden(g, st->d, &in, &o), train, io);
+    if (pass == TEACH)
+        return finish_teacher(st, g, at_decoder_hidden(g, d, &in, &o), io);
+    rc = finish(st, g, at_decoder_hidden(g, d, &in, &o), train, io);
     return rc == AT_OK ? list_gauges(st->cx, arena, g, io) : rc;
+}
+
+static int build_teacher(struct at_step *st, struct at_arena *arena)
+{
+    const struct at_decoder *d = st->set.teacher->d;
+    const at_real *rope;
+    int rc = st->set.length > d->P
+                 ? at_fail(st->cx, AT_EINVAL, "batch.length is %zu; the "
+                           "teacher's longest text is %zu tokens",
+                           st->set.length, d->P)
+                 : at_decoder_rope(st->cx, arena, d, &rope);
+    if (rc == AT_OK)
+        rc = build(st, arena, NULL, rope, TEACH, &st->teach);
+    return rc < 0 ? at_note(st->cx, rc, "building the teacher's graph") : rc;
 }
 
 /* Every trainable param must get a gradient, or training is not what it seems. */
@@ -99,7 +151,9 @@ static int build_all(struct at_step *st, struct at_arena *arena,
                      const struct at_adapters *adapters, const at_real *rope)
 {
     const struct at_objective *o = st->set.objective;
-    int rc = AT_OK;
+    int rc = st->set.teacher ? build_teacher(st, arena) : AT_OK;
+    if (rc < 0)
+        return rc;
     if (st->set.train) {
         rc = build(st, arena, adapters, rope, TRAIN, &st->train);
         if (rc == AT_OK)
@@ -147,7 +201,7 @@ int at_step_create(struct at_ctx *cx, struct at_arena *arena,
         rc = build_all(st, arena, adapters, rope);
     if (rc < 0)
         return rc;
-    for (io = &st->train; io <= &st->ref; io++)
+    for (io = &st->train; io <= &st->teach; io++)
         if (io->plan && io->plan->region_bytes > st->region_bytes)
             st->region_bytes = io->plan->region_bytes;
     *made = st;
@@ -158,7 +212,9 @@ int at_step_start(struct at_step *st)
 {
     st->region = st->lender ? st->lender->region
                             : at_map(st->cx, st->region_bytes, "activations");
-    if (!st->region)
+    if (st->taught_bytes)
+        st->taught = at_map(st->cx, st->taught_bytes, "the teacher's states");
+    if (!st->region || (st->taught_bytes && !st->taught))
         return AT_ENOMEM;
     if (st->train.plan)
         at_plan_bind_to(st->train.plan, st->region);
@@ -173,7 +229,8 @@ void at_step_destroy(struct at_step *st)
         return;
     if (!st->lender)
         at_unmap(st->region, st->region_bytes);
-    st->region = NULL;
+    at_unmap(st->taught, st->taught_bytes);
+    st->region = st->taught = NULL;
 }
 
 /* A text is a prompt up to the token before the first that is trained; where
@@ -212,6 +269,21 @@ static void fill(const struct at_step *st, const struct at_step_io *io,
     *(at_real *)io->share->data = (at_real)st->share;
 }
 
+/* Makes the training graph of language modelling ready to run on b.          */
+static void fill_train(struct at_step *st, const struct at_batch *b,
+                       double weight)
+{
+    struct at_run r = { .k = st->k };
+    if (st->set.teacher) {
+        fill(st, &st->teach, b, 0);
+        at_plan_run(st->teach.plan, &r);
+        memcpy(st->taught, st->teach.taught->data, st->taught_bytes);
+    }
+    fill(st, &st->train, b, weight);
+    if (st->set.teacher)
+        memcpy(st->train.taught->data, st->taught, st->taught_bytes);
+}
+
 /* Adds up what the last run measured; returns the terms of its loss.         */
 static double read_gauges(const struct at_step *st, struct at_step_io *io)
 {
@@ -244,6 +316,25 @@ static void sum_ce(const struct at_step_io *io, const struct at_batch *b,
             sum->ce2 += (double)ce[i] * (double)ce[i];
             sum->n++;
         }
+}
+
+/* What greedy decoding would have said: tokens, and texts as a whole.         */
+static void sum_right(const struct at_step_io *io, const struct at_batch *b,
+                      struct at_eval_sum *sum)
+{
+    const at_real *gap = io->gap->data;
+    size_t N = b->rows * b->length, end;
+    for (size_t t = 0; t < N; t = end) {
+        uint64_t all = 0, right = 0;
+        for (end = t; end < N && b->first[end] == b->first[t]; end++)
+            if (b->targets[end] >= 0) {
+                all++;
+                right += gap[end] <= 0;
+            }
+        sum->right += right;
+        sum->texts += all > 0;
+        sum->texts_right += all > 0 && right == all;
+    }
 }
 
 /* ---- objectives ----------------------------------------------------------- */
@@ -395,6 +486,7 @@ void at_step_eval(struct at_step *st, const struct at_batch *b,
     fill(st, &st->eval, b, 1);
     at_plan_run(st->eval.plan, &r);
     sum_ce(&st->eval, b, sum);
+    sum_right(&st->eval, b, sum);
     read_gauges(st, &st->eval);
 }
 
@@ -455,7 +547,7 @@ static int blame(struct at_step *st, const struct at_batch *const *batch,
         if (st->set.objective)
             forward(st, batch[i], whole, &r, &unused);
         else
-            fill(st, &st->train, batch[i], weight);
+            fill_train(st, batch[i], weight);
         n = at_plan_run_checked(st->train.plan, &r, &which);
         if (!n)
             continue;
@@ -495,9 +587,11 @@ static void micro_step(struct at_step *st, const struct at_batch *b,
         at_plan_run_backward(st->train.plan, r);
         return;
     }
-    fill(st, &st->train, b, weight);
+    fill_train(st, b, weight);
     at_plan_run(st->train.plan, r);
     sum_ce(&st->train, b, sum);
+    for (size_t i = 0; i < b->rows * b->length && st->train.kl; i++)
+        sum->o.kl += (double)((at_real *)st->train.kl->data)[i];
 }
 
 /* All micro-batches of a step: its gradient, and what was measured beside.   */
@@ -559,6 +653,8 @@ int at_step_conclude(struct at_step *st, const struct at_batch *const *batch,
         mean_of(r, sum->o.loss, sum->o.unit2, sum->o.units);
     else
         mean_of(r, sum->ce * weight, sum->ce2, (double)r->n_targets);
+    if (st->set.teacher)
+        r->kl = sum->o.kl * weight;
     r->grad_norm = at_optim_grad_norm(o, st->k);
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
         struct at_seqs whole = count(st, batch);

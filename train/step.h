@@ -14,10 +14,19 @@
 #include "data/data.h"
 #include "optim/optim.h"
 #include "train/adapters/adapter.h"
+#include "train/adapters/context_sparse.h"
 #include "train/align/gather.h"
 #include "train/metrics.h"
 #include "train/models/model.h"
 #include "train/offload/offload.h"
+
+/* A model whose predictions are learnt beside the targets: the loss of a target
+ * token is (1-weight) cross-entropy + weight KL(teacher || model).           */
+struct at_teacher {
+    const struct at_decoder *d;
+    struct at_params *ps;
+    double weight, temperature;
+};
 
 struct at_step_settings {
     size_t rows, length;        /* B, T of a micro-batch                      */
@@ -35,6 +44,9 @@ struct at_step_settings {
      * evaluate (joint.h).                                                    */
     int (*attach)(void *self, struct at_graph *g);
     void *attach_self;
+    const struct at_teacher *teacher;   /* of language modelling; NULL: none  */
+    struct at_context_sparse *sparse;   /* of training; NULL: dense           */
+    bool sparse_eval;           /* of evaluation too                          */
 };
 
 /* What a graph reads and gives. */
@@ -43,8 +55,11 @@ struct at_step_io {
     struct at_val *ids, *pos, *first, *part, *target, *share;
     struct at_val *weight, *loss;   /* language modelling                     */
     struct at_val *ce;          /* [N]; NULL for an objective on values       */
+    struct at_val *gap;         /* [N] of the same; evaluation of such         */
     struct at_val *value;       /* [N,1] of such                              */
     struct at_val *seed;        /* like ce or value: derivative of the loss   */
+    struct at_val *taught, *kl; /* the teacher's hidden states; [N]           */
+    struct at_val *head;        /* of the teacher                             */
     struct at_metrics_share *gauge;     /* the graph's gauges: sums           */
     size_t n_gauges;
 };
@@ -55,7 +70,7 @@ struct at_step {
     const struct at_decoder *d;
     struct at_params *ps;
     const struct at_kernels *k;
-    struct at_step_io train, eval, ref;
+    struct at_step_io train, eval, ref, teach;
     struct at_gather *seq;
     const float *score;         /* of document i: score[i * score_stride]     */
     size_t score_stride;
@@ -65,6 +80,8 @@ struct at_step {
     void *region;
     size_t region_bytes;
     const struct at_step *lender;   /* whose region it is; NULL: its own      */
+    void *taught;               /* hidden states, between the two graphs      */
+    size_t taught_bytes;
     /* The running mean and variance of the gradient norm, for its z-score;
      * part of the checkpoint.                                                */
     double norm_mean, norm_var;
@@ -112,6 +129,9 @@ int at_step_count(struct at_step *st, const struct at_batch *const *batch,
 struct at_eval_sum {            /* over targets, or terms of an objective     */
     double ce, ce2;
     uint64_t n;
+    /* Of language modelling: targets that are the likeliest token, texts with
+     * targets, and those of them that greedy decoding would say word for word. */
+    uint64_t right, texts, texts_right;
     struct at_objective_sum o;
 };
 

@@ -27,6 +27,7 @@ struct mat { const float *at; size_t row, col; };   /* strides               */
 struct product {
     float *y;
     struct mat a, b;            /* a: row m, column k;  b: row k, column n    */
+    const int32_t *b_rows, *b_cols;     /* which of b's; NULL: all            */
     size_t M, N, K;
     size_t y_row, y_col;        /* strides of y: one of them is 1             */
     float alpha, beta;
@@ -124,6 +125,43 @@ static void pack_b(float *to, const struct mat *b, size_t k0, size_t k,
                                                  cols - c));
 }
 
+/* The same of chosen rows or columns of b.                                   */
+static void pack_some(float *to, const struct product *p, size_t k0, size_t k,
+                      size_t n, size_t cols)
+{
+    const int32_t *rows = p->b_rows ? p->b_rows + k0 : NULL;
+    const int32_t *which = p->b_cols ? p->b_cols + n : NULL;
+    const float *from = p->b.at + (rows ? 0 : k0 * p->b.row) +
+                        (which ? 0 : n * p->b.col);
+    if (p->b.col == 1) {
+        for (size_t i = 0; i < k; i++) {
+            const float *row = from + item_at(rows, i) * p->b.row;
+            for (size_t c = 0; c < cols; c += W)
+                v_store(to + i * NR + c,
+                        which ? v_gather(row, which + c, cols - c)
+                              : v_load_upto(row + c, cols - c));
+        }
+        return;
+    }
+    for (size_t i = 0; i < k && cols % W > 0; i++)
+        v_store(to + i * NR + cols / W * W, (vec){ 0 });
+    if (!rows) {
+        transpose_at(to, NR, from, p->b.col, cols, k, which);
+        return;
+    }
+    for (size_t c = 0; c < cols; c += W)
+        for (size_t i = 0; i < k; i += W) {
+            size_t nc = least(W, cols - c), ni = least(W, k - i);
+            vec t[W];
+            for (size_t j = 0; j < W; j++)
+                t[j] = j < nc ? v_gather(from + item_at(which, c + j) *
+                                         p->b.col, rows + i, ni) : (vec){ 0 };
+            v_transpose(t);
+            for (size_t j = 0; j < ni; j++)
+                v_store_upto(to + (i + j) * NR + c, t[j], nc);
+        }
+}
+
 /* Asks for piece i of n of the MA rows of a from m on, k terms from k0.       */
 static void fetch_a(const struct mat *a, size_t m, size_t m1, size_t k0,
                     size_t k, size_t i, size_t n)
@@ -147,13 +185,16 @@ static void rectangle(const struct product *p, size_t m0, size_t m1, size_t n0,
 {
     _Alignas(64) float rows_a[MA * LD_A], b[KC * NB];
     size_t blocks = p->K > 0 ? (p->K + KC - 1) / KC : 1;
-    bool b_in_place = p->b.col == 1 && m1 - m0 <= MA;
+    bool some = p->b_rows || p->b_cols;
+    bool b_in_place = p->b.col == 1 && m1 - m0 <= MA && !some;
     bool a_in_place = p->a.col == 1 && n1 - n0 <= 2 * W;
     for (size_t i = 0; i < blocks; i++) {
         size_t k0 = p->K * i / blocks, k = p->K * (i + 1) / blocks - k0;
         float beta = i == 0 ? p->beta : 1;
         for (size_t n = n0; n < n1; n += NR)
-            if (!b_in_place || n1 - n < NR)
+            if (some)
+                pack_some(b + (n - n0) * KC, p, k0, k, n, least(NR, n1 - n));
+            else if (!b_in_place || n1 - n < NR)
                 pack_b(b + (n - n0) * KC, &p->b, k0, k, n, least(NR, n1 - n));
         for (size_t m = m0; m < m1; m += MA) {
             size_t rows = least(MA, m1 - m), ra = LD_A;
@@ -325,7 +366,7 @@ static void gemm(enum at_gemm layout, float *restrict y,
     struct product p = {
         y, { a, layout == AT_TN ? 1 : K, layout == AT_TN ? M : 1 },
         { b, layout == AT_NT ? 1 : N, layout == AT_NT ? K : 1 },
-        M, N, K, N, 1, alpha, beta,
+        NULL, NULL, M, N, K, N, 1, alpha, beta,
     };
     if (M == 0 || N == 0)
         return;
@@ -335,5 +376,19 @@ static void gemm(enum at_gemm layout, float *restrict y,
     if (p.N <= THIN && p.a.col == 1)
         thin(&p);
     else
+        rectangles(&p);
+}
+
+static void gemm_some(enum at_gemm layout, float *restrict y,
+                      const float *restrict a, const float *restrict b,
+                      const int32_t *some, bool cols, size_t M, size_t N,
+                      size_t K, size_t ld, float alpha, float beta)
+{
+    bool nt = layout == AT_NT, terms = nt == cols;
+    struct product p = {
+        y, { a, K, 1 }, { b, nt ? 1 : ld, nt ? ld : 1 },
+        terms ? some : NULL, terms ? NULL : some, M, N, K, N, 1, alpha, beta,
+    };
+    if (M > 0 && N > 0)
         rectangles(&p);
 }

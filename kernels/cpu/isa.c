@@ -6,11 +6,17 @@
 #include "kernels/cpu/loss.c"
 #include "kernels/cpu/norm.c"
 #include "kernels/cpu/rows.c"
+#include "kernels/cpu/sparse.c"
 
 extern const struct at_kernels ISA_TABLE;
 const struct at_kernels ISA_TABLE = {
     .name = "cpu",
     .gemm = gemm,
+    .gemm_some = gemm_some,
+    .sp_mm = sp_mm,
+    .sp_dw = sp_dw,
+    .sp_low = sp_low,
+    .sp_low_bwd = sp_low_bwd,
     .bias_fwd = bias_fwd,
     .bias_bwd = bias_bwd,
     .rmsnorm_fwd = rmsnorm_fwd,
@@ -31,8 +37,11 @@ const struct at_kernels ISA_TABLE = {
     .dropout = dropout,
     .rows_fwd = rows_fwd,
     .rows_bwd = rows_bwd,
+    .cut = cut,
+    .join = join_rows,
     .xent_fwd = xent_fwd,
     .xent_fwd_bwd = xent_fwd_bwd,
+    .distil_fwd_bwd = distil_fwd_bwd,
     .adamw = adamw,
     .sgd = sgd,
     .lion = lion,

@@ -53,18 +53,22 @@ static int run_of(size_t N)
     return N >= 512 ? 8 : 1;
 }
 
-static void xent_fwd(float *ce, const float *logits, const int32_t *target,
-                     size_t N, size_t V)
+static void xent_fwd(float *ce, float *gap, const float *logits,
+                     const int32_t *target, size_t N, size_t V)
 {
 #pragma omp parallel for schedule(dynamic, run_of(N)) if (N * V > 1 << 13)
     for (size_t i = 0; i < N; i++) {
         const float *row = logits + i * V;
         float top;
+        if (gap)
+            gap[i] = 0;
         if (target[i] < 0) {
             ce[i] = 0;
             continue;
         }
         top = row_top(row, V);
+        if (gap)
+            gap[i] = top - row[target[i]];
         ce[i] = top + (float)log(exp_sum(row, NULL, top, V)) -
                 row[target[i]];
     }
@@ -90,6 +94,78 @@ static void xent_fwd_bwd(float *ce, float *logits, const int32_t *target,
         for (size_t j = 0; j < V; j += W)
             v_store_upto(row + j, v_load_upto(row + j, V - j) * s, V - j);
         row[target[i]] -= weight[i];
+    }
+}
+
+struct distil { float top, soft_top; double p, q, cross; };
+
+/* Sums of e^((x - top)/T), of the teacher's, and of its terms times what the
+ * exponents differ by.                                                       */
+HOT struct distil distil_sums(const float *x, const float *t, size_t V, float T)
+{
+    enum { BLOCK = 4096 };
+    struct distil d = { row_top(x, V), row_top(t, V), 0, 0, 0 };
+    float scale = 1 / T;
+    for (size_t i = 0; i < V; i += BLOCK) {
+        size_t to = least(i + BLOCK, V);
+        vec p = { 0 }, q = { 0 }, cross = { 0 };
+        for (size_t j = i; j < to; j += W) {
+            size_t m = to - j;
+            vec a = (v_load_upto(x + j, m) - d.top) * scale;
+            vec b = (v_load_upto(t + j, m) - d.soft_top) * scale;
+            vec ea = v_exp2(a * log2_e), eb = v_exp2(b * log2_e);
+            vec c = eb * (b - a);
+            if (m < W) {                /* lanes without a number count zero  */
+                float out[3][W] = { { 0 } };
+                v_store_n(out[0], ea, m);
+                v_store_n(out[1], eb, m);
+                v_store_n(out[2], c, m);
+                ea = v_load(out[0]);
+                eb = v_load(out[1]);
+                c = v_load(out[2]);
+            }
+            p += ea;
+            q += eb;
+            cross += c;
+        }
+        d.p += (double)v_sum(p);
+        d.q += (double)v_sum(q);
+        d.cross += (double)v_sum(cross);
+    }
+    return d;
+}
+
+static void distil_fwd_bwd(float *ce, float *kl, float *x, const float *t,
+                           const int32_t *target, const float *weight, size_t N,
+                           size_t V, float a, float T)
+{
+#pragma omp parallel for schedule(dynamic, run_of(N)) if (N * V > 1 << 13)
+    for (size_t i = 0; i < N; i++) {
+        float *row = x + i * V, one, p, q, scale = 1 / T;
+        const float *soft = t + i * V;
+        struct distil d;
+        double sum;
+        ce[i] = kl[i] = 0;
+        if (target[i] < 0) {
+            memset(row, 0, V * sizeof *row);
+            continue;
+        }
+        d = distil_sums(row, soft, V, T);
+        sum = exp_sum(row, NULL, d.top, V);
+        ce[i] = d.top + (float)log(sum) - row[target[i]];
+        kl[i] = (float)(d.cross / d.q - log(d.q) + log(d.p));
+        one = weight[i] * (1 - a) / (float)sum;
+        p = weight[i] * a * scale / (float)d.p;
+        q = weight[i] * a * scale / (float)d.q;
+        for (size_t j = 0; j < V; j += W) {
+            vec z = v_load_upto(row + j, V - j) - d.top;
+            vec s = v_load_upto(soft + j, V - j) - d.soft_top;
+            vec y = one * v_exp2(z * log2_e) +
+                    p * v_exp2(z * (scale * log2_e)) -
+                    q * v_exp2(s * (scale * log2_e));
+            v_store_upto(row + j, y, V - j);
+        }
+        row[target[i]] -= weight[i] * (1 - a);
     }
 }
 

@@ -33,6 +33,66 @@ static void rows_bwd(float *dw, const float *dy, const int32_t *ids, size_t N,
             }
 }
 
+static void cut(float *restrict y, const float *restrict x,
+                const int32_t *rows, const int32_t *cols, const int32_t *of,
+                size_t n, size_t k, size_t C)
+{
+#pragma omp parallel for schedule(static, 16) if (n * k > 1 << 13)
+    for (size_t i = 0; i < n; i++) {
+        const float *from = x + (size_t)rows[i] * C;
+        const int32_t *at = cols + (size_t)of[i] * k;
+        for (size_t c = 0; c < k; c += W)
+            v_store_upto(y + i * k + c, v_gather(from, at + c, k - c), k - c);
+    }
+}
+
+static void spread(float *row, const struct at_join *j, size_t i)
+{
+    const int32_t *at = j->cols + (size_t)j->of[i] * j->k;
+    const float *from = j->few + i * j->k;
+    if (j->blank)
+        memcpy(row, j->blank, j->C * sizeof *row);
+    else
+        memset(row, 0, j->C * sizeof *row);
+    for (size_t c = 0; c < j->k; c++)
+        row[at[c]] = from[c];
+}
+
+/* How many of a rising list lie before row t.                                */
+static size_t before(const int32_t *at, size_t n, size_t t)
+{
+    size_t lo = 0;
+    while (lo < n) {
+        size_t mid = lo + (n - lo) / 2;
+        if ((size_t)at[mid] < t)
+            lo = mid + 1;
+        else
+            n = mid;
+    }
+    return lo;
+}
+
+static void join_rows(float *restrict y, const struct at_join *j)
+{
+    enum { ROWS = 16 };
+#pragma omp parallel for schedule(static) if (j->N * j->C > 1 << 14)
+    for (size_t t0 = 0; t0 < j->N; t0 += ROWS) {
+        size_t f = before(j->few_at, j->n_few, t0);
+        size_t r = before(j->rest_at, j->n_rest, t0);
+        for (size_t t = t0; t < least(t0 + ROWS, j->N); t++) {
+            float *row = y + t * j->C;
+            if (r < j->n_rest && (size_t)j->rest_at[r] == t)
+                memcpy(row, j->rest + r++ * j->C, j->C * sizeof *row);
+            else if (f >= j->n_few || (size_t)j->few_at[f] != t)
+                memset(row, 0, j->C * sizeof *row);
+            else if (j->cols)
+                spread(row, j, f++);
+            else
+                memcpy(row, j->few + f++ * j->C, j->C * sizeof *row);
+        }
+    }
+}
+
 /* Columns 0 .. 2n-1 of one head, as halves that stand `half` apart:
  * y = (a c - b s, a s + b c).                                                */
 HOT void turn_halves(float *y, const float *x, const float *c, const float *s,

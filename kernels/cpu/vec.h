@@ -171,20 +171,44 @@ HOT float v_top(vec x)
     return top;
 }
 
-/* dst[c * ld_dst + r] = src[r * ld_src + c]                                  */
-static inline void transpose(float *dst, size_t ld_dst, const float *src,
-                             size_t ld_src, size_t rows, size_t cols)
+/* Item i of a list, or i where there is none.                                */
+HOT size_t item_at(const int32_t *at, size_t i)
+{
+    return at ? (size_t)at[i] : i;
+}
+
+/* p[at[0]] .. p[at[n-1]], zeros after them.                                  */
+HOT vec v_gather(const float *p, const int32_t *at, size_t n)
+{
+    vec x = { 0 };
+#if V_BYTES == 64
+    if (n >= W)
+        return (vec)_mm512_i32gather_ps(_mm512_loadu_si512(at), p, 4);
+#elif V_BYTES == 32
+    if (n >= W)
+        return (vec)_mm256_i32gather_ps(p, _mm256_loadu_si256(
+                                            (const __m256i *)at), 4);
+#endif
+    for (size_t i = 0; i < least(n, W); i++)
+        x[i] = p[at[i]];
+    return x;
+}
+
+/* dst[c * ld_dst + r] = src[row r of the list, c]                            */
+HOT void transpose_at(float *dst, size_t ld_dst, const float *src,
+                      size_t ld_src, size_t rows, size_t cols,
+                      const int32_t *at)
 {
     for (size_t r = 0; r < rows; r += W)
         for (size_t c = 0; c < cols; c += W) {
             size_t nr = least(W, rows - r), nc = least(W, cols - c);
-            const float *from = src + r * ld_src + c;
+            const float *from = src + c;
             float *to = dst + c * ld_dst + r;
             vec t[W];
             if (nr == W && nc == W) {
 #pragma GCC unroll 16
                 for (size_t i = 0; i < W; i++)
-                    t[i] = v_load(from + i * ld_src);
+                    t[i] = v_load(from + item_at(at, r + i) * ld_src);
                 v_transpose(t);
 #pragma GCC unroll 16
                 for (size_t i = 0; i < W; i++)
@@ -192,11 +216,19 @@ static inline void transpose(float *dst, size_t ld_dst, const float *src,
                 continue;
             }
             for (size_t i = 0; i < W; i++)
-                t[i] = i < nr ? v_load_upto(from + i * ld_src, nc) : (vec){ 0 };
+                t[i] = i < nr ? v_load_upto(from + item_at(at, r + i) * ld_src,
+                                            nc) : (vec){ 0 };
             v_transpose(t);
             for (size_t i = 0; i < nc; i++)
                 v_store_upto(to + i * ld_dst, t[i], nr);
         }
+}
+
+/* dst[c * ld_dst + r] = src[r * ld_src + c]                                  */
+static inline void transpose(float *dst, size_t ld_dst, const float *src,
+                             size_t ld_src, size_t rows, size_t cols)
+{
+    transpose_at(dst, ld_dst, src, ld_src, rows, cols, NULL);
 }
 
 /* 2^x for x < 127 with relative error 1e-7; exactly 0 below -126.5.          */

@@ -111,24 +111,33 @@ void ref_dropout(at_real *y, const at_real *x, size_t n, double p,
     }
 }
 
-static at_real log_sum_exp(const at_real *x, size_t n)
+static at_real largest(const at_real *x, size_t n)
 {
     at_real top = x[0];
-    double sum = 0;
     for (size_t i = 1; i < n; i++)
         top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+static at_real log_sum_exp(const at_real *x, size_t n)
+{
+    at_real top = largest(x, n);
+    double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += exp((double)(x[i] - top));
     return top + (at_real)log(sum);
 }
 
-void ref_xent_fwd(at_real *ce, const at_real *logits, const int32_t *target,
-                  size_t N, size_t V)
+void ref_xent_fwd(at_real *ce, at_real *gap, const at_real *logits,
+                  const int32_t *target, size_t N, size_t V)
 {
-    for (size_t i = 0; i < N; i++)
-        ce[i] = target[i] < 0 ? 0
-                              : log_sum_exp(logits + i * V, V) -
-                                    logits[i * V + (size_t)target[i]];
+    for (size_t i = 0; i < N; i++) {
+        const at_real *row = logits + i * V;
+        at_real at_target = target[i] < 0 ? 0 : row[target[i]];
+        ce[i] = target[i] < 0 ? 0 : log_sum_exp(row, V) - at_target;
+        if (gap)
+            gap[i] = target[i] < 0 ? 0 : largest(row, V) - at_target;
+    }
 }
 
 void ref_xent_fwd_bwd(at_real *ce, at_real *logits, const int32_t *target,
@@ -146,6 +155,45 @@ void ref_xent_fwd_bwd(at_real *ce, at_real *logits, const int32_t *target,
         for (size_t j = 0; j < V; j++)
             row[j] = weight[i] * (at_real)exp((double)(row[j] - lse));
         row[target[i]] -= weight[i];
+    }
+}
+
+/* log of the sum of e^(x/T) */
+static at_real log_sum_tempered(const at_real *x, size_t V, at_real T)
+{
+    at_real top = x[0];
+    double sum = 0;
+    for (size_t j = 1; j < V; j++)
+        top = x[j] > top ? x[j] : top;
+    for (size_t j = 0; j < V; j++)
+        sum += exp((double)((x[j] - top) / T));
+    return top / T + (at_real)log(sum);
+}
+
+void ref_distil_fwd_bwd(at_real *ce, at_real *kl, at_real *x, const at_real *t,
+                        const int32_t *target, const at_real *weight, size_t N,
+                        size_t V, at_real a, at_real T)
+{
+    for (size_t i = 0; i < N; i++) {
+        at_real *row = x + i * V, lse, sx, st;
+        const at_real *soft = t + i * V;
+        ce[i] = kl[i] = 0;
+        if (target[i] < 0) {
+            memset(row, 0, V * sizeof *row);
+            continue;
+        }
+        lse = log_sum_exp(row, V);
+        sx = log_sum_tempered(row, V, T);
+        st = log_sum_tempered(soft, V, T);
+        ce[i] = lse - row[target[i]];
+        for (size_t j = 0; j < V; j++) {
+            at_real lp = row[j] / T - sx, lq = soft[j] / T - st;
+            at_real p = (at_real)exp((double)lp), q = (at_real)exp((double)lq);
+            at_real one = (at_real)exp((double)(row[j] - lse));
+            kl[i] += q * (lq - lp);
+            row[j] = weight[i] * ((1 - a) * one + a / T * (p - q));
+        }
+        row[target[i]] -= weight[i] * (1 - a);
     }
 }
 

@@ -19,6 +19,27 @@ void ref_gemm(enum at_gemm layout, at_real *restrict y,
         }
 }
 
+void ref_gemm_some(enum at_gemm layout, at_real *restrict y,
+                   const at_real *restrict a, const at_real *restrict b,
+                   const int32_t *some, bool cols, size_t M, size_t N,
+                   size_t K, size_t ld, at_real alpha, at_real beta)
+{
+    for (size_t i = 0; i < M; i++)
+        for (size_t j = 0; j < N; j++) {
+            at_real sum = 0;
+            for (size_t l = 0; l < K; l++) {
+                size_t row = layout == AT_NT ? j : l;
+                size_t col = layout == AT_NT ? l : j;
+                if (cols)
+                    col = (size_t)some[col];
+                else
+                    row = (size_t)some[row];
+                sum += a[i * K + l] * b[row * ld + col];
+            }
+            y[i * N + j] = alpha * sum + (beta == 0 ? 0 : beta * y[i * N + j]);
+        }
+}
+
 void ref_bias_fwd(at_real *y, const at_real *b, size_t N, size_t C)
 {
     for (size_t i = 0; i < N; i++)
@@ -146,4 +167,30 @@ void ref_rows_bwd(at_real *dw, const at_real *dy, const int32_t *ids, size_t N,
     for (size_t i = 0; i < N; i++)
         for (size_t c = 0; c < C && ids[i] >= 0; c++)
             dw[(size_t)ids[i] * C + c] += dy[i * C + c];
+}
+
+void ref_cut(at_real *restrict y, const at_real *restrict x,
+             const int32_t *rows, const int32_t *cols, const int32_t *of,
+             size_t n, size_t k, size_t C)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < k; j++)
+            y[i * k + j] = x[(size_t)rows[i] * C +
+                             (size_t)cols[(size_t)of[i] * k + j]];
+}
+
+void ref_join(at_real *restrict y, const struct at_join *j)
+{
+    size_t C = j->C, k = j->k;
+    memset(y, 0, j->N * C * sizeof *y);
+    for (size_t i = 0; i < j->n_rest; i++)
+        memcpy(y + (size_t)j->rest_at[i] * C, j->rest + i * C, C * sizeof *y);
+    for (size_t i = 0; i < j->n_few; i++) {
+        at_real *row = y + (size_t)j->few_at[i] * C;
+        if (j->blank)
+            memcpy(row, j->blank, C * sizeof *row);
+        for (size_t c = 0; c < k; c++)
+            row[j->cols ? (size_t)j->cols[(size_t)j->of[i] * k + c] : c] =
+                j->few[i * k + c];
+    }
 }

@@ -34,6 +34,19 @@ static void check_spans(struct at_ctx *cx, const struct at_tok_ids *ids,
                 (i == 0 || ids->start[i] >= ids->start[i - 1]), "spans", cx);
 }
 
+/* SentencePiece takes U+2581 for a space, and Mistral's rule loses one before a
+ * text: such texts do not come back as they were.                             */
+static bool comes_back(const struct at_tok *tok, const char *s, size_t n)
+{
+    static const char mark[] = "\xE2\x96\x81";
+    if (strcmp(at_tok_kind(tok), "spaced_bpe") != 0)
+        return true;
+    for (size_t i = 0; i + 3 <= n; i++)
+        if (memcmp(s + i, mark, 3) == 0)
+            return false;
+    return n == 0 || s[0] != ' ';
+}
+
 static void round_trip(struct at_ctx *cx, const struct at_tok *tok,
                        const char *text, size_t n)
 {
@@ -51,7 +64,8 @@ static void round_trip(struct at_ctx *cx, const struct at_tok *tok,
         check_spans(cx, &ids, n);
         require(at_tok_decode(cx, &cx->run, tok, ids.id, ids.n, false, &back,
                               &n_back) == AT_OK, "decode", cx);
-        require(n_back == n && memcmp(back, text, n) == 0, "round trip", cx);
+        require(!comes_back(tok, text, n) ||
+                (n_back == n && memcmp(back, text, n) == 0), "round trip", cx);
     }
     ids.n = 0;
     if (at_tok_encode(cx, coder, text, n, AT_TOK_SPECIAL, &ids) == AT_OK) {

@@ -43,7 +43,32 @@ def llama2c(words):
                 scores=[0.0] * 259 + [-float(i) for i in range(len(words))])
 
 
+def spaced(kind, words):
+    """Kinds 4 to 6: every word is made from left to right, of its letters."""
+    pieces = [b'<unk>', b'<s>', b'</s>'] + [bytes([b]) for b in range(256)]
+    types = [SPECIAL] * 3 + [BYTE] * 256
+    merges = []
+    for w in words:
+        for n in range(1, len(w) + 1):
+            if w[:n] in pieces[259:]:
+                continue
+            if n > 1:
+                for part in (w[:n - 1], w[n - 1:n]):
+                    if part not in pieces[259:]:
+                        pieces.append(part)
+                        types.append(NORMAL)
+                merges.append((pieces.index(w[:n - 1], 259),
+                               pieces.index(w[n - 1:n], 259), len(pieces)))
+            pieces.append(w[:n])
+            types.append(NORMAL)
+    return blob(kind, pieces, types, merges=merges, bos=1)
+
+
 SEEDS = {
+    'spaced-each': (b'<s>the clock</s> x  \xe2\x96\x81the',
+                    spaced(4, [b' the', b' clock', b'  '])),
+    'spaced-first': (b'the <s> \xc3\xbc\xff\x00the', spaced(5, [b' the', b' '])),
+    'spaced-none': (b'\xe2\x96\x81 a b', spaced(6, [b' a', b'a b'])),
     'bpe': (b"The clock's 12\n\n \xc3\xbc\xff<|e|>", bpe([b' the', b'lock', b"'s"])),
     'bpe-runs': (b'aaaaaaaaaaaaaaa   \xff\xfe\xfd', bpe([b'aaa', b'   ', b'\xff\xfe'])),
     'bpe-words': (b'one two three', bpe([b'one'], rb'\w+|(?<=o)\s')),

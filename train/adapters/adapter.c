@@ -3,13 +3,15 @@
 
 #include "train/adapters/linear.h"
 #include "train/adapters/lora.h"
+#include "train/adapters/masked.h"
 #include "train/adapters/mlp.h"
 #include "train/adapters/router.h"
 
 #include <string.h>
 
+/* The first are innermost: a mask wants the site's own product.              */
 const struct at_adapter_kind *const at_adapter_kinds[] = {
-    &at_lora_kind, &at_linear_kind, &at_mlp_kind, &at_router_kind, NULL
+    &at_masked_kind, &at_lora_kind, &at_linear_kind, &at_mlp_kind, &at_router_kind, NULL
 };
 
 int at_adapters_add(struct at_ctx *cx, struct at_arena *arena,
@@ -108,6 +110,10 @@ static int merge(struct at_ctx *cx, const struct at_adapter *a,
         if (!site)
             continue;
         w = at_adapter_param(cx, ps, site, ".weight");
+        if (w && w->val.sparse && a->kind != &at_masked_kind)
+            return at_fail(cx, AT_EINVAL, "%s.weight is sparse, and %s would "
+                           "fill its zeros: read the model as a dense one",
+                           site, a->kind->name);
         rc = w ? a->kind->add(cx, a, ps, k, site, w->val.data) : cx->err.code;
         if (rc < 0)
             return rc;

@@ -245,32 +245,75 @@ static at_real *make_ones(struct at_graph *g, const struct at_decoder *d)
     return ones;
 }
 
+/* What every block of a graph shares.                                        */
+struct stack {
+    const struct at_decoder *d;
+    const struct at_tokens *in;
+    const struct at_decoder_options *o;
+    struct at_val *rope[2];
+    at_real *ones;
+};
+
+static bool begin(struct at_graph *g, const struct at_decoder *d,
+                  const struct at_tokens *in,
+                  const struct at_decoder_options *o, struct stack *s)
+{
+    *s = (struct stack){ d, in, o, { NULL, NULL },
+                         d->norm_plus ? make_ones(g, d) : NULL };
+    g->place = (struct at_place){ .pos = in->pos, .first = in->first,
+                                  .row = in->row, .part = in->part,
+                                  .memo = in->memo, .B = in->B,
+                                  .depth = d->L, .H = d->H, .G = d->G,
+                                  .K = d->K, .F = d->F, .act = d->act,
+                                  .gated = d->gated, .fused = d->qkv_fused };
+    return tables(g, d, o->rope, s->rope) && (!d->norm_plus || s->ones);
+}
+
+static struct at_val *block_of(struct at_graph *g, const struct stack *s,
+                               size_t i, struct at_val *x)
+{
+    struct block *b = at_alloc(g->cx, g->arena, sizeof *b);
+    const char *site = at_sprintf(g->cx, g->arena, "blocks.%zu", i);
+    if (!b || !site)
+        return NULL;
+    *b = (struct block){ s->d, s->in, s->o, s->rope[at_decoder_local(s->d, i)],
+                         s->ones, i };
+    return at_site(g, site, one_block, b, x);
+}
+
+struct at_val *at_decoder_embed(struct at_graph *g, const struct at_decoder *d,
+                                const struct at_tokens *in,
+                                const struct at_decoder_options *o)
+{
+    return embed(g, d, in, o->dropout);
+}
+
+struct at_val *at_decoder_block(struct at_graph *g, const struct at_decoder *d,
+                                const struct at_tokens *in,
+                                const struct at_decoder_options *o, size_t i,
+                                struct at_val *x)
+{
+    struct stack s;
+    return begin(g, d, in, o, &s) ? block_of(g, &s, i, x) : NULL;
+}
+
 struct at_val *at_decoder_hidden(struct at_graph *g,
                                  const struct at_decoder *d,
                                  const struct at_tokens *in,
                                  const struct at_decoder_options *o)
 {
-    struct at_val *x = embed(g, d, in, o->dropout), *rope[2] = { NULL, NULL };
-    at_real *ones = d->norm_plus ? make_ones(g, d) : NULL;
-    if (!tables(g, d, o->rope, rope) || (d->norm_plus && !ones))
+    struct at_val *x = embed(g, d, in, o->dropout);
+    struct stack s;
+    if (!begin(g, d, in, o, &s))
         return NULL;
-    g->place = (struct at_place){ .pos = in->pos, .first = in->first,
-                                  .row = in->row, .part = in->part,
-                                  .memo = in->memo, .B = in->B,
-                                  .depth = d->L };
     for (size_t i = 0; i < d->L; i++) {
-        struct block *b = at_alloc(g->cx, g->arena, sizeof *b);
-        const char *site = at_sprintf(g->cx, g->arena, "blocks.%zu", i);
-        if (!b || !site)
-            return NULL;
-        *b = (struct block){ d, in, o, rope[at_decoder_local(d, i)], ones, i };
         if (o->recompute)
             at_recompute_begin(g);
-        x = at_site(g, site, one_block, b, x);
+        x = block_of(g, &s, i, x);
         if (o->recompute)
             at_recompute_end(g);
     }
-    return norm(g, d, ones, "norm", x);
+    return norm(g, d, s.ones, "norm", x);
 }
 
 struct at_val *at_decoder_head(struct at_graph *g, const struct at_decoder *d)

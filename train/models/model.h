@@ -112,6 +112,15 @@ struct at_val *at_decoder_hidden(struct at_graph *g,
                                  const struct at_decoder *d,
                                  const struct at_tokens *in,
                                  const struct at_decoder_options *o);
+/* The same in parts, for work a layer at a time: the stream [N,C] before the
+ * first block, and behind block i the stream x before it.                    */
+struct at_val *at_decoder_embed(struct at_graph *g, const struct at_decoder *d,
+                                const struct at_tokens *in,
+                                const struct at_decoder_options *o);
+struct at_val *at_decoder_block(struct at_graph *g, const struct at_decoder *d,
+                                const struct at_tokens *in,
+                                const struct at_decoder_options *o, size_t i,
+                                struct at_val *x);
 /* The weight that turns hidden states into logits, [V,C].                    */
 struct at_val *at_decoder_head(struct at_graph *g, const struct at_decoder *d);
 /* A reward model's number of every position, [N,1]; a text's is its last.     */
