@@ -88,7 +88,7 @@ static void a_rise_is_the_loss_of_the_model_without(void **state)
     whole = analyze(&cx, model);
     assert_int_equal(whole.L, 5);
     assert_true(whole.n_targets > 100);
-    for (int b = 0; b < AT_BRANCHES; b++) {     /* one layer, never, is its own */
+    for (enum at_branch b = 0; b < AT_BRANCHES; b++) {  /* one layer, never    */
         size_t least;
         assert_int_equal(at_analysis_least(&whole, b, 1, &least), 1);
         assert_true(whole.chance[b][0] == whole.worth[least][b].rise);
