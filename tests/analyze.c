@@ -180,7 +180,7 @@ static int thin(struct at_ctx *cx, const char *data, double budget,
     static struct at_sensitivity_options how;
     struct at_measure_options o = { .model = model, .data = data,
                                     .backend = "cpu", .rows = 4, .length = 96,
-                                    .batches = 3, .threads = 2 };
+                                    .batches = 1, .threads = 2 };
     how = (struct at_sensitivity_options){ .level = { 0.5, 0.9 }, .n_levels = 2,
                                            .rank = 8, .least = 3,
                                            .budget = budget };
@@ -190,7 +190,7 @@ static int thin(struct at_ctx *cx, const char *data, double budget,
 /* What is proposed stays within its budget, and more budget saves no less.     */
 static void a_schedule_stays_within_its_budget(void **state)
 {
-    static const double budgets[] = { 0, 0.002, 0.02, 10 };
+    static const double budgets[] = { 0, 0.02, 10 };
     double saved = 0;
     (void)state;
     for (size_t i = 0; i < AT_COUNT(budgets); i++) {
@@ -202,7 +202,7 @@ static void a_schedule_stays_within_its_budget(void **state)
         assert_true(s.rise_all <= budgets[i] * s.loss);
         assert_true(s.saved >= saved - 0.05);
         saved = s.saved;
-        if (i == 3) {
+        if (i == 2) {
             assert_string_equal(s.mlp, "0,1,2,3,4:0.9");
             assert_string_equal(s.attn, "0,1,2,3,4:0.9");
             assert_true(fabs(s.saved - 0.9) < 1e-12);
