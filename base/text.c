@@ -191,7 +191,10 @@ int at_ranges(struct at_ctx *cx, const char *what, const char *text, bool *yes,
         unsigned long from = digit ? strtoul(p, &end, 10) : 0, to = from;
         if (digit && *end == '-' && end[1] >= '0' && end[1] <= '9')
             to = strtoul(end + 1, &end, 10);
-        if (!digit || to < from || (*end && *end != ' ' && *end != ','))
+        if (digit && to < from)
+            return at_fail(cx, AT_EINVAL, "%s has %lu-%lu, which is backwards",
+                           what, from, to);
+        if (!digit || (*end && *end != ' ' && *end != ','))
             return at_fail(cx, AT_EINVAL, "%s is '%s'; it must be numbers and "
                            "ranges of them, such as '3 5 8-11'", what, text);
         if (to >= n)

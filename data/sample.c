@@ -147,7 +147,8 @@ static int choose_template(struct at_ctx *cx, struct at_samples *s,
     if (!t)
         return at_fail(cx, AT_EINVAL, "no known keys in the first sample "
                        "(prompt+completion, question+answer, "
-                       "instruction+output, prompt+chosen+rejected, text): say "
+                       "instruction+output, prompt+chosen+rejected, text, or a "
+                       "list of turns: messages or conversations): say "
                        "--template '{KEY}...{KEY}' and --completion KEY");
     if (strlen(t) >= sizeof s->stats->template)
         return at_fail(cx, AT_EINVAL, "the template is longer than %zu bytes",
@@ -375,9 +376,19 @@ static bool read_turn(struct at_ctx *cx, struct at_samples *s, const json_t *o,
     turn->text = words_of(cx, s, content, &turn->n);
     if (turn->text && compose(cx, s, &turn->text, &turn->n) < 0)
         return false;
-    if (!turn->text)
-        snprintf(why, 256, "turn %zu has no text", i + 1);
-    return turn->text != NULL;
+    if (!turn->text && !*why)
+        snprintf(why, 256, json_object_get(o, "tool_calls")
+                 ? "turn %zu calls tools, which attune does not render"
+                 : json_is_array(content)
+                 ? "turn %zu has parts that are no texts: only {\"type\": "
+                   "\"text\", \"text\": ..} is read"
+                 : content && !json_is_null(content)
+                 ? "turn %zu has content that is no text"
+                 : "turn %zu has no text", i + 1);
+    else if (turn->role == AT_CHAT_ASSISTANT && turn->n == 0)
+        snprintf(why, 256, "turn %zu is an empty answer, which would teach to "
+                 "say nothing", i + 1);
+    return turn->text && !*why;
 }
 
 static int from_conversation(struct at_ctx *cx, struct at_samples *s,

@@ -227,7 +227,7 @@ static void bad_conversations_are_named(void **state)
         { "[" SAID("user", "\"a\"") "]", "chatml", "has no answer" },
         { "[]", "chatml", "has no answer" },
         { "[" SAID("nobody", "\"a\"") "]", "chatml", "the role 'nobody'" },
-        { "[" SAID("user", "7") "]", "chatml", "turn 1 has no text" },
+        { "[" SAID("user", "7") "]", "chatml", "content that is no text" },
         { "[" SAID("system", "\"s\"") ", " SAID("user", "\"a\"") ", "
           SAID("assistant", "\"b\"") "]", "gemma", "has no such turns" },
         { "[" SAID("user", "\"a\"") ", " SAID("user", "\"b\"") ", "
@@ -236,6 +236,10 @@ static void bad_conversations_are_named(void **state)
           SAID("assistant", "\"c\"") "]", "llama2", "at the beginning only" },
         { "[" SAID("user", "\"a\"") ", " SAID("tool", "\"s\"") ", "
           SAID("assistant", "\"c\"") "]", "zephyr", "has no such turns" },
+        { "[" SAID("user", "\"a\"") ", " SAID("assistant", "\"\"") "]", "chatml",
+          "an empty answer" },
+        { "[" SAID("user", "[{\"type\": \"image\"}]") "]", "chatml",
+          "parts that are no texts" },
         { "[" SAID("user", "\"a\"") "]", NULL, "--chat NAME (chatml" },
     };
     char dir[] = "/tmp/attune-chat-XXXXXX", path[256];

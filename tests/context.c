@@ -753,8 +753,9 @@ static void bad_settings_are_refused(void **state)
     static const struct { const char *mlp; double start, end; size_t rank;
                           const char *says; } t[] = {
         { "1", 0, 1, 8, "context_sparse.mlp is '1'" },
-        { "-0.1", 0, 1, 8, "share from 0 up to 1" },
-        { "2-1:0.5", 0, 1, 8, "numbers and ranges" },
+        { "-0.1", 0, 1, 8, "0 or more and below 1" },
+        { "1:0.5 1:0.6", 0, 1, 8, "names layer 1 twice" },
+        { "2-1:0.5", 0, 1, 8, "has 2-1, which is backwards" },
         { ":0.5", 0, 1, 8, "context_sparse.mlp is ':0.5'" },
         { "1:0.5x", 0, 1, 8, "context_sparse.mlp is '1:0.5x'" },
         { "3-4:0.5", 0, 1, 8, "has 4; the largest there is is 3" },

@@ -675,7 +675,7 @@ static void impossible_settings_are_refused(void **state)
     s.at = "1 17";
     refused(&s, "router.at has layer 17");
     s.at = "2-1";
-    refused(&s, "numbers and ranges");
+    refused(&s, "router.at has 2-1, which is backwards");
     s.at = "-1";
     refused(&s, "numbers and ranges");
     s.at = "1;2";

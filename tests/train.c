@@ -837,7 +837,7 @@ static void requests_that_cannot_work_are_refused(void **state)
         { policy, "align.max_tokens=40", "it needs rows of" },
         { policy, "objective=distil", "several texts for each prompt" },
         { scratch, SPARSE(""), "set lora.rank" },
-        { routers, SPARSE(""), "no other kind of adapter" },
+        { routers, SPARSE(""), "router.layers and context_sparse.rank do not go" },
         { prefer, SPARSE(""), "it goes with sft and lm" },
         { lora, "context_sparse.rank=8", "leaves no channel of any layer out" },
         { lora, SPARSE(", end: 0.1"), "start comes before end" },

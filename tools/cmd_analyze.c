@@ -245,6 +245,21 @@ static void sparse_table(const struct at_sensitivity *s,
            100 * s->rise_all / s->loss, 100 * s->saved, RANK, s->mlp, s->attn);
 }
 
+/* Differences between two ways of the same model on the same tokens are known
+ * better than either loss, but not if they are as small as this.              */
+static void sparse_warn(struct at_ctx *cx, const struct at_sensitivity *s,
+                        const struct at_sensitivity_options *how)
+{
+    if (how->budget * s->loss < 0.1 * s->loss_se)
+        at_log(cx, AT_LOG_WARN, "the budget is %.4f, the loss's standard error "
+               "%.4f: such rises are hard to tell from luck.  Take more "
+               "--batches", how->budget * s->loss, s->loss_se);
+    if (s->rise_all < 0)
+        at_log(cx, AT_LOG_WARN, "the loss falls with channels left out: the model "
+               "has not learnt this data yet.  What it can do without shows "
+               "after some training");
+}
+
 static int analyze_sparse(struct at_ctx *cx, const struct analyze_args *a,
                           const struct at_measure_options *o)
 {
@@ -261,6 +276,7 @@ static int analyze_sparse(struct at_ctx *cx, const struct analyze_args *a,
     if (rc < 0)
         return rc;
     (a->json ? sparse_json : sparse_table)(&found, &how);
+    sparse_warn(cx, &found, &how);
     return AT_OK;
 }
 

@@ -166,6 +166,9 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
         print_stats(o.out, &stats);
     if (rc == AT_OK && strncmp(stats.template, "chat: ", 6) == 0)
         at_chat_warn(cx, o.chat, tok);
+    else if (rc == AT_OK && a->chat)
+        at_log(cx, AT_LOG_WARN, "--chat has no use: the samples are no "
+               "conversations (they have neither messages nor conversations)");
     return rc;
 }
 
@@ -299,6 +302,8 @@ const struct cmd cmd_inspect = {
 
 /* ---- tokenizer, tokenize -------------------------------------------------------------- */
 
+enum { VOCAB = 4096 };          /* tokens, unless another number is said      */
+
 struct tokenizer_args { int64_t vocab; const char *encoder, *merges, *hf; };
 
 static const struct opt tokenizer_opts[] = {
@@ -314,7 +319,7 @@ static const struct opt tokenizer_opts[] = {
 
 static void tokenizer_defaults(void *args)
 {
-    ((struct tokenizer_args *)args)->vocab = 4096;
+    ((struct tokenizer_args *)args)->vocab = VOCAB;
 }
 
 static int write_tokenizer(struct at_ctx *cx, const char *path,
@@ -365,6 +370,11 @@ static int load_hf(struct at_ctx *cx, const char *folder, struct at_tok **tok)
                                     folder);
     if (!json || !config)
         return AT_ENOMEM;
+    if (access(json, R_OK) != 0)
+        return at_fail(cx, AT_ENOENT, "%s: is not there.  A folder with GPT-2's "
+                       "vocab.json and merges.txt alone: --encoder "
+                       "%s/vocab.json --merges %s/merges.txt", json, folder,
+                       folder);
     return at_tok_load_hf(cx, &cx->run, json,
                           access(config, R_OK) == 0 ? config : NULL, tok);
 }
@@ -377,6 +387,14 @@ static int tokenizer(struct at_ctx *cx, const void *args, char *const *pos,
     int rc;
     if ((a->encoder != NULL) != (a->merges != NULL))
         return at_fail(cx, AT_EINVAL, "--encoder and --merges go together");
+    if ((a->hf || a->encoder) && n > 1)
+        return at_fail(cx, AT_EINVAL, "%s is taken as it is: leave %s out",
+                       a->hf ? "--hf" : "--encoder", pos[0]);
+    if (a->hf && a->encoder)
+        return at_fail(cx, AT_EINVAL, "--hf and --encoder do not go together");
+    if ((a->hf || a->encoder) && a->vocab != VOCAB)
+        return at_fail(cx, AT_EINVAL, "--vocab is of training: a tokenizer that "
+                       "is taken has its own");
     if (a->hf)
         rc = load_hf(cx, a->hf, &tok);
     else if (a->encoder)

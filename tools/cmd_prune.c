@@ -11,6 +11,7 @@ struct prune_args {
     double sparsity, most, damp;
     int64_t rows, length, batches, threads;
     bool allocate, json;
+    bool titled;                /* the table has its first line               */
 };
 
 #define AT(field) offsetof(struct prune_args, field)
@@ -67,8 +68,11 @@ static int read_how(struct at_ctx *cx, const struct prune_args *a,
         return at_fail(cx, AT_EINVAL, "--method is '%s'; it must be magnitude, "
                        "wanda or sparsegpt", a->method);
     if ((a->pattern != NULL) == !isnan(a->sparsity))
-        return at_fail(cx, AT_EINVAL, "one of --sparsity SHARE and --pattern "
-                       "N:M is needed");
+        return at_fail(cx, AT_EINVAL, a->pattern
+                       ? "give --sparsity SHARE or --pattern N:M, not both"
+                       : "--sparsity SHARE or --pattern N:M is needed");
+    if (!isnan(a->most) && !a->allocate)
+        return at_fail(cx, AT_EINVAL, "--most goes with --allocate");
     if (!(a->damp >= 0 && a->damp <= 1))
         return at_fail(cx, AT_EINVAL, "--damp is %g; it must be from 0 to 1",
                        a->damp);
@@ -84,7 +88,7 @@ static int read_how(struct at_ctx *cx, const struct prune_args *a,
 
 static void show(void *self, const struct at_pruned *p)
 {
-    const struct prune_args *a = self;
+    struct prune_args *a = self;
     double share = (double)p->zeros / (double)p->weights;
     if (a->json) {
         printf("{\"site\": \"%s\", \"weights\": %zu, \"sparsity\": %.9g, "
@@ -93,6 +97,9 @@ static void show(void *self, const struct at_pruned *p)
         printf(", \"dead_inputs\": %zu}\n", p->dead);
         return;
     }
+    if (!a->titled)
+        printf("%-28s %10s %9s %9s\n", "site", "weights", "sparsity", "error");
+    a->titled = true;
     printf("%-28s %10zu %9.4f ", p->site, p->weights, share);
     if (isnan(p->error))
         printf("%9s", "-");
@@ -188,8 +195,6 @@ static int prune(struct at_ctx *cx, const void *args, char *const *pos, int n)
     if (rc < 0)
         return rc;
     o.most = isnan(a->most) ? (1 + o.how.sparsity) / 2 : a->most;
-    if (!a->json)
-        printf("%-28s %10s %9s %9s\n", "site", "weights", "sparsity", "error");
     rc = at_prune(cx, &o, show, &show_args, &sum);
     if (rc == AT_OK && a->data)
         rc = measure(cx, a, pos[0], &ce[0], &tokens);

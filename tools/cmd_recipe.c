@@ -88,15 +88,16 @@ struct report_args { const char *out; };
 
 static const struct opt report_opts[] = {
     { "--out", OPT_TEXT, offsetof(struct report_args, out), "FILE",
-      "where to write (RUN/report.html)" },
+      "where to write (RUN/report.html; of several, comparison.html in the "
+      "first RUN)" },
 };
 
 static int report(struct at_ctx *cx, const void *args, char *const *pos, int n)
 {
     const struct report_args *a = args;
     const char *out = a->out ? a->out
-                             : at_sprintf(cx, &cx->run, "%s/report.html",
-                                          pos[0]);
+                             : at_sprintf(cx, &cx->run, "%s/%s.html", pos[0],
+                                          n > 1 ? "comparison" : "report");
     int rc = out ? at_report_write(cx, (const char *const *)pos, (size_t)n, out)
                  : AT_ENOMEM;
     if (rc == AT_OK)

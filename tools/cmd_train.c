@@ -73,9 +73,12 @@ static void show(void *self, const struct at_progress *p)
         return;
     s->last_s = now;
     time_text(eta, p->eta_s);
-    if (isfinite(p->r->kl))
+    if (isfinite(p->r->reward))
         snprintf(what, sizeof what, "reward %.4f | KL %.3f", p->r->reward,
                  p->r->kl);
+    else if (isfinite(p->r->kl))
+        snprintf(what, sizeof what, "loss %.4f \u00B1 %.4f | KL %.3f",
+                 p->r->loss, p->r->loss_se, p->r->kl);
     else
         snprintf(what, sizeof what, "loss %.4f \u00B1 %.4f", p->r->loss,
                  p->r->loss_se);

@@ -208,8 +208,8 @@ int at_evaluate(struct at_job *j, bool *best)
     row.tokens_per_s = (double)row.tokens / fmax(row.time_s, 1e-9);
     row.peak_bytes = at_peak_rss_bytes();
     if (isfinite(means.accuracy))
-        snprintf(right, sizeof right, ", accuracy %.1f %%",
-                 100 * means.accuracy);
+        snprintf(right, sizeof right, sum.texts ? ", %.1f %% of answers exact"
+                 : ", accuracy %.1f %%", 100 * means.accuracy);
     if (isfinite(means.kl))
         snprintf(right, sizeof right, ", KL %.3f nats", means.kl);
     at_job_say(j, "step %llu: validation loss %.4f \u00B1 %.4f%s%s",

@@ -1,5 +1,6 @@
 /* A job: everything a recipe names, opened, built and sized. */
 #include "train/adapter_file.h"
+#include "train/adapters/masked.h"
 #include "train/job.h"
 
 #include <math.h>
@@ -177,6 +178,23 @@ static int open_loaders(struct at_job *j)
 
 /* ---- what is trained --------------------------------------------------------- */
 
+/* Whatever adds to a masked weight's product would fill its zeros.            */
+static int check_masked(struct at_job *j)
+{
+    if (!at_adapters_find(&j->adapters, &at_masked_kind))
+        return AT_OK;
+    for (size_t i = 0; i < j->adapters.n; i++) {
+        const struct at_adapter_kind *kind = j->adapters.a[i]->kind;
+        if (!kind->delta || kind == &at_masked_kind)
+            continue;
+        act_on(j, kind->settings->key);
+        return at_fail(j->cx, AT_EINVAL, "%s goes with no masked_lora: what it "
+                       "adds would fill the zeros that the mask keeps.  Leave "
+                       "one of the two out", kind->settings->key);
+    }
+    return AT_OK;
+}
+
 static int open_adapters(struct at_job *j)
 {
     int rc = at_adapters_from_recipe(j->cx, &j->cx->run, j->r, &j->adapters);
@@ -188,6 +206,9 @@ static int open_adapters(struct at_job *j)
         return at_fail(j->cx, AT_EINVAL, "%s is set, but there is no model to "
                        "adapt: give model.path", key);
     }
+    rc = check_masked(j);
+    if (rc < 0)
+        return rc;
     act_on(j, "model.path");
     return j->start ? at_adapters_match(j->cx, &j->adapters,
                                         &j->start->adapters, j->start->path)
@@ -280,22 +301,30 @@ static void use_patterns(struct at_job *j)
 static int check_sparse(struct at_job *j, bool every)
 {
     const char *objective = at_recipe_text(j->r, "objective");
-    bool sums = j->adapters.n > 0;
-    for (size_t i = 0; i < j->adapters.n; i++)
-        sums &= j->adapters.a[i]->kind->delta != NULL;
-    if (!sums)
+    act_on(j, "context_sparse.rank");
+    if (j->adapters.n == 0)
         return at_fail(j->cx, AT_EINVAL, "context_sparse leaves out channels of "
                        "frozen layers, so adapters beside them must be what is "
-                       "trained: set lora.rank (or linear.use, or mlp.width)%s",
-                       j->adapters.n ? ", and no other kind of adapter" : "");
+                       "trained: set lora.rank (or linear.use, or mlp.width)");
+    for (size_t i = 0; i < j->adapters.n; i++) {
+        const struct at_adapter_kind *kind = j->adapters.a[i]->kind;
+        act_on(j, kind->settings->key);
+        if (!kind->delta)
+            return at_fail(j->cx, AT_EINVAL, "%s and context_sparse.rank do not "
+                           "go together: leave one of the two out",
+                           kind->settings->key);
+    }
+    act_on(j, "train_only");
     if (at_recipe_text(j->r, "train_only")[0])
         return at_fail(j->cx, AT_EINVAL, "train_only trains layers of the "
                        "model, and context_sparse needs them frozen: leave one "
                        "of the two out");
+    act_on(j, "offload.merged");
     if (at_recipe_bool(j->r, "offload.merged"))
         return at_fail(j->cx, AT_EINVAL, "offload.merged has the adapter in the "
                        "weights, and context_sparse would leave out parts of "
                        "both: leave one of the two out");
+    act_on(j, "objective");
     if (j->objective)
         return at_fail(j->cx, AT_EINVAL, "objective %s compares models with each "
                        "other; context_sparse would make them differ: it goes "
@@ -328,6 +357,9 @@ static int open_sparse(struct at_job *j)
     if (s.rank == 0)
         return AT_OK;
     rc = check_sparse(j, s.every);
+    s.mlp_at = at_recipe_src(j->r, "context_sparse.mlp");
+    s.attn_at = at_recipe_src(j->r, "context_sparse.attn");
+    act_on(j, "context_sparse.start");
     if (rc == AT_OK)
         rc = at_context_sparse_create(j->cx, &j->cx->run, &s, &j->sparse);
     return rc;

@@ -195,7 +195,8 @@ int at_step_create(struct at_ctx *cx, struct at_arena *arena,
     st->k = k;
     if (s->length > d->P)
         return at_fail(cx, AT_EINVAL, "batch.length is %zu; the model's longest "
-                       "text is %zu tokens", s->length, d->P);
+                       "text is %zu tokens: set batch.length=%zu", s->length,
+                       d->P, d->P);
     rc = at_decoder_rope(cx, arena, d, &rope);
     if (rc == AT_OK)
         rc = build_all(st, arena, adapters, rope);

@@ -28,14 +28,14 @@ struct at_context_sparse {
 
 static int bad_share(struct at_ctx *cx, const char *key, const char *text)
 {
-    return at_fail(cx, AT_EINVAL, "%s is '%s'; it must be a share from 0 up to "
-                   "1 to leave out, such as 0.9, or shares by layers, such as "
+    return at_fail(cx, AT_EINVAL, "%s is '%s'; it must be a share to leave out, "
+                   "0 or more and below 1, such as 0.9, or shares by layers, such as "
                    "'2-5:0.9 6:0.5'", key, text);
 }
 
 /* One word: "0.9", of all layers but the first and the last, or "2-5:0.9".    */
 static int parse_word(struct at_ctx *cx, const char *key, const char *word,
-                      double *by_layer, size_t depth)
+                      double *by_layer, bool *said, size_t depth)
 {
     bool *named = at_alloc_n(cx, &cx->scratch, depth + 1, sizeof *named);
     const char *colon = strchr(word, ':');
@@ -51,17 +51,23 @@ static int parse_word(struct at_ctx *cx, const char *key, const char *word,
              word);
     if (colon)
         rc = at_ranges(cx, key, layers, named, depth);
-    for (size_t i = 0; i < depth && rc == AT_OK; i++)
-        if (colon ? named[i] : i > 0 && i + 1 < depth)
-            by_layer[i] = share;
+    for (size_t i = 0; i < depth && rc == AT_OK; i++) {
+        if (!(colon ? named[i] : i > 0 && i + 1 < depth))
+            continue;
+        if (colon && said[i])
+            rc = at_fail(cx, AT_EINVAL, "%s names layer %zu twice", key, i);
+        said[i] |= colon != NULL;
+        by_layer[i] = share;
+    }
     return rc;
 }
 
 static int parse(struct at_ctx *cx, struct at_arena *arena, const char *key,
                  const char *text, size_t depth, double **by_layer)
 {
+    bool *said = at_alloc_n(cx, &cx->scratch, depth + 1, sizeof *said);
     *by_layer = at_alloc_n(cx, arena, depth + 1, sizeof **by_layer);
-    if (!*by_layer)
+    if (!*by_layer || !said)
         return AT_ENOMEM;
     for (const char *p = text + strspn(text, " "); *p; p += strspn(p, " ")) {
         size_t n = strcspn(p, " ");
@@ -71,7 +77,7 @@ static int parse(struct at_ctx *cx, struct at_arena *arena, const char *key,
             return bad_share(cx, key, text);
         memcpy(word, p, n);
         word[n] = '\0';
-        rc = parse_word(cx, key, word, *by_layer, depth);
+        rc = parse_word(cx, key, word, *by_layer, said, depth);
         if (rc < 0)
             return rc;
         p += n;
@@ -97,7 +103,10 @@ int at_context_sparse_create(struct at_ctx *cx, struct at_arena *arena,
         return at_fail(cx, AT_EINVAL, "context_sparse.start is %g and .end %g; "
                        "they are shares of the run, and start comes before end",
                        s->start, s->end);
+    cx->at = s->mlp_at;
     rc = parse(cx, arena, "context_sparse.mlp", s->mlp, s->depth, &c->mlp);
+    if (rc == AT_OK)
+        cx->at = s->attn_at;
     if (rc == AT_OK)
         rc = parse(cx, arena, "context_sparse.attn", s->attn, s->depth,
                    &c->attn);

@@ -21,6 +21,7 @@ struct at_context_settings {
     /* The share of channels left out: "0.9" (all layers but the first and the
      * last), or by layers, "2-5:0.9 6:0.5".  "": none.                       */
     const char *mlp, *attn;
+    struct at_src mlp_at, attn_at;  /* where the recipe says them             */
     double start, end;          /* of the run's steps: dense before and after */
     bool every;                 /* answers too                                */
     size_t least;               /* tokens of a text's context, else dense     */
