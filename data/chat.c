@@ -66,22 +66,28 @@ const char *at_chat_names(void)
     return "chatml, llama2, llama3, mistral, zephyr, gemma, phi3, alpaca";
 }
 
-/* Templates that add words of their own, dates or tools are none of the table. */
+/* Templates that add words of their own, dates or tools are none of the table,
+ * nor are those that look alike but for the ends of turns.                    */
 const struct at_chat *at_chat_recognise(const char *jinja)
 {
     static const char *const more[] = { "You are", "tools", "strftime",
-                                        "enable_thinking" };
-    static const struct { const char *has, *name; } marks[] = {
-        { "<|im_start|>", "chatml" }, { "<|start_header_id|>", "llama3" },
-        { "<start_of_turn>", "gemma" }, { "<|end|>", "phi3" },
-        { "<|user|>", "zephyr" }, { "<<SYS>>", "llama2" },
-        { "[INST] ", "mistral" }, { "### Instruction:", "alpaca" },
+                                        "enable_thinking", "<|im_sep|>" };
+    static const struct { const char *has, *and, *name; } marks[] = {
+        { "<|im_start|>", "<|im_end|>", "chatml" },
+        { "<|start_header_id|>", "<|eot_id|>", "llama3" },
+        { "<start_of_turn>", "<end_of_turn>\\n", "gemma" },
+        { "<start_of_turn>", "<end_of_turn>\n", "gemma" },
+        { "<|end|>", "<|assistant|>", "phi3" },
+        { "'<|user|>\\n' + message['content'] + eos_token", "", "zephyr" },
+        { "'<|user|>\n' + message['content'] + eos_token", "", "zephyr" },
+        { "<<SYS>>", "[INST]", "llama2" }, { "'[INST] '", "eos_token", "mistral" },
+        { "### Instruction:", "### Response:", "alpaca" },
     };
     for (size_t i = 0; i < AT_COUNT(more); i++)
         if (strstr(jinja, more[i]))
             return NULL;
     for (size_t i = 0; i < AT_COUNT(marks); i++)
-        if (strstr(jinja, marks[i].has))
+        if (strstr(jinja, marks[i].has) && strstr(jinja, marks[i].and))
             return at_chat_find(marks[i].name);
     return NULL;
 }
@@ -190,6 +196,15 @@ static size_t turns(const struct at_chat_turn *turn, size_t n, bool ask)
     return n;
 }
 
+/* White space that a turn begins with.                                        */
+static size_t blank(const struct at_chat_turn *turn)
+{
+    size_t n = 0;
+    while (n < turn->n && memchr(" \t\n\r\v\f", turn->text[n], 6))
+        n++;
+    return n;
+}
+
 static bool is_wrong(const struct at_chat *c, const struct at_chat_turn *turn,
                      size_t n, bool ask, char why[256])
 {
@@ -209,6 +224,9 @@ static bool is_wrong(const struct at_chat *c, const struct at_chat_turn *turn,
             snprintf(why, 256, "turn %zu is the %s's again: with the template "
                      "'%s' user and assistant take turns, the user first", i + 1,
                      at_chat_role_names[role], c->name);
+        else if (role == AT_CHAT_ASSISTANT && turn[i].n == blank(&turn[i]))
+            snprintf(why, 256, "turn %zu is an empty answer, which would teach "
+                     "to say nothing", i + 1);
         if (role != AT_CHAT_SYSTEM)
             want = role == AT_CHAT_USER ? AT_CHAT_ASSISTANT : AT_CHAT_USER;
     }

@@ -100,6 +100,8 @@ static void texts_are_those_of_transformers(void **state)
     assert_true(seen >= 80);
     assert_null(at_chat_recognise("{{ 'You are Qwen' }}<|im_start|>"));
     assert_null(at_chat_recognise("nothing known"));
+    assert_null(at_chat_recognise("'<|im_start|>user<|im_sep|>' '<|im_end|>'"));
+    assert_null(at_chat_recognise("'<|user|>\\n' + message['content'] + '\\n'"));
     json_decref(root);
     at_ctx_finish(&cx);
 }
@@ -238,6 +240,10 @@ static void bad_conversations_are_named(void **state)
           SAID("assistant", "\"c\"") "]", "zephyr", "has no such turns" },
         { "[" SAID("user", "\"a\"") ", " SAID("assistant", "\"\"") "]", "chatml",
           "an empty answer" },
+        { "[" SAID("user", "\"a\"") ", " SAID("assistant", "\" \\n\"") "]",
+          "llama3", "an empty answer" },
+        { "[" SAID("user", "\"a\"") ", {\"role\": \"assistant\", \"content\": "
+          "\"b\", \"tool_calls\": [1]}]", "chatml", "calls tools" },
         { "[" SAID("user", "[{\"type\": \"image\"}]") "]", "chatml",
           "parts that are no texts" },
         { "[" SAID("user", "\"a\"") "]", NULL, "--chat NAME (chatml" },

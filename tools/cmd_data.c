@@ -4,6 +4,7 @@
 #include "train/chat_choice.h"
 #include "train/model_file.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -168,7 +169,7 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
         at_chat_warn(cx, o.chat, tok);
     else if (rc == AT_OK && a->chat)
         at_log(cx, AT_LOG_WARN, "--chat has no use: the samples are no "
-               "conversations (they have neither messages nor conversations)");
+               "conversations, or --template was said");
     return rc;
 }
 
@@ -466,6 +467,8 @@ static int tokenize_lines(struct at_ctx *cx, struct at_tok_coder *coder,
         rc = tokenize_line(cx, coder, flags, line, (size_t)n, ids);
         number++;
     }
+    if (rc == AT_OK && ferror(f))
+        rc = at_fail_errno(cx, errno, "%s: cannot be read", path);
     if (rc < 0)
         at_note(cx, rc, "reading %s, line %zu", path, number);
     free(line);

@@ -72,6 +72,8 @@ static int measure_parts(struct session *s)
 static double price(const struct session *s, size_t part, size_t level)
 {
     const double *rise = s->s->rise + part * s->how->n_levels;
+    if (level && isnan(rise[level - 1]))
+        return INFINITY;
     return level ? fmax(rise[level - 1], 0) : 0;
 }
 
@@ -158,7 +160,8 @@ static int propose(struct session *s)
         a->rise_all = loss - a->loss;
         if (a->rise_all <= budget)
             return AT_OK;
-        allowed *= try + 2 < TRIES ? fmin(0.7, 0.9 * budget / a->rise_all) : -1;
+        allowed = try + 2 < TRIES
+                      ? allowed * fmin(0.7, 0.9 * budget / a->rise_all) : -1;
     }
     return AT_OK;
 }

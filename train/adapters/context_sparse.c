@@ -52,7 +52,7 @@ static int parse_word(struct at_ctx *cx, const char *key, const char *word,
     if (colon)
         rc = at_ranges(cx, key, layers, named, depth);
     for (size_t i = 0; i < depth && rc == AT_OK; i++) {
-        if (!(colon ? named[i] : i > 0 && i + 1 < depth))
+        if (!(colon ? named[i] : i > 0 && i + 1 < depth && !said[i]))
             continue;
         if (colon && said[i])
             rc = at_fail(cx, AT_EINVAL, "%s names layer %zu twice", key, i);

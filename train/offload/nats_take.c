@@ -146,9 +146,8 @@ static void refuse(struct nats *n, struct at_peer *p, natsMsg *m)
     snprintf(text, sizeof text, "-%.150s", n->o->cx->err.msg);
     answer(n, m, text);
     acknowledge(n, m, "-NAK");
-    if (!read_ack(n, at_wire_header(m, AT_WIRE_ACK), &delivered, &seq))
-        return;
-    b = find_by_seq(n, seq);
+    b = read_ack(n, at_wire_header(m, AT_WIRE_ACK), &delivered, &seq)
+            ? find_by_seq(n, seq) : NULL;
     if (b && ++b->refused >= TRIES) {
         at_nats_compute_here(b);
         n->c.here++;

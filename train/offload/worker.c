@@ -265,15 +265,17 @@ static int find_work(struct worker *w, struct user *u, size_t C, size_t M,
     if (rc == AT_OK && at_work_params(s->work) > PARAMS)
         rc = at_fail(w->cx, AT_EFORMAT, "an adapter has more than %d "
                      "parameters a site", PARAMS);
-    if (rc < 0)
+    else if (rc == AT_OK && w->memory + at_work_bytes(s->work) > MOST_MEMORY)
+        rc = at_fail(w->cx, AT_ENOMEM, "blocks of %zu to %zu numbers need "
+                     "more memory than a worker gives", C, M);
+    else if (rc == AT_OK)
+        rc = at_work_start(s->work);
+    if (rc < 0) {
+        at_work_destroy(s->work);
+        s->work = NULL;
         return rc;
+    }
     w->memory += at_work_bytes(s->work);
-    if (w->memory > MOST_MEMORY)
-        return at_fail(w->cx, AT_ENOMEM, "blocks of %zu to %zu numbers need "
-                       "more memory than a worker gives", C, M);
-    rc = at_work_start(s->work);
-    if (rc < 0)
-        return rc;
     s->C = C;
     s->M = M;
     u->n_shapes++;
