@@ -58,6 +58,7 @@ int at_measure_build(struct at_measure *ms, const struct at_adapters *list,
     at_step_destroy(ms->st);
     ms->st = NULL;
     at_arena_reset(&ms->cx->plan);
+    at_arena_reset(&ms->cx->scratch);
     rc = at_step_create(ms->cx, &ms->cx->plan, &ms->m->d, &ms->ps, ms->k, list,
                         &set, &ms->st);
     if (rc == AT_OK && !ms->ps.sealed) {

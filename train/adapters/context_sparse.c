@@ -162,10 +162,9 @@ static int proj_of(const char *part)
 
 static bool wants(void *self, const char *site)
 {
-    const struct visit *v = self;
     size_t i;
     const char *part = part_of(site, &i);
-    (void)v;
+    (void)self;
     return part && (strcmp(part, "mlp") == 0 || strcmp(part, "attn") == 0 ||
                     proj_of(part) < PROJS);
 }
