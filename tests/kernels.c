@@ -463,8 +463,9 @@ static void check_attention(struct bed *t)
 static void check_cached(struct bed *t)
 {
     static const size_t shape[][3] = { { 1, 1, 5 }, { 6, 2, 16 }, { 4, 4, 33 },
-                                       { 40, 1, 24 }, { 3, 1, 7 } };
-    enum { ROWS = 3, T_MAX = 50 };
+                                       { 40, 1, 24 }, { 3, 1, 7 }, { 2, 2, 64 },
+                                       { 16, 2, 80 } };
+    enum { ROWS = 3, PROMPT = 80, T_MAX = PROMPT + 20, MOST = ROWS * PROMPT };
     for (size_t s = 0; s < AT_COUNT(shape); s++) {
         size_t H = shape[s][0], G = shape[s][1], K = shape[s][2];
         size_t n_cache = ROWS * G * T_MAX * K;
@@ -474,16 +475,17 @@ static void check_cached(struct bed *t)
                               T_MAX };
         int32_t next[ROWS] = { 0 };
         for (int call = 0; call < 6; call++) {
-            size_t N = call == 0 ? 90 : 5;
+            size_t N = call == 0 ? MOST : 5;
             struct at_attn a = { 1, N, H, G, K, H * K + 2, G * K, G * K + 1,
                                  H * K, 0.3f, NULL, s % 2 ? 7 : 0, NULL, NULL, 0 };
-            int32_t row[90], pos[90];
+            int32_t row[MOST], pos[MOST];
             float *q = draw(t, N * a.ld_q, 1), *k = draw(t, N * a.ld_k, 1);
             float *v = draw(t, N * a.ld_v, 1);
             float *y = blank(t, N * a.ld_y), *z = blank(t, N * a.ld_y);
             for (size_t n = 0; n < N; n++) {
-                row[n] = call == 0 ? (int32_t)(n / 30) : (int32_t)(n % 4) - 1;
-                if (call == 0 && n % 30 > 3 + n / 4)
+                row[n] = call == 0 ? (int32_t)(n / PROMPT)
+                                   : (int32_t)(n % 4) - 1;
+                if (call == 0 && n % PROMPT > 3 + n / 3)
                     row[n] = -1;
                 pos[n] = row[n] < 0 ? 0 : next[row[n]]++;
             }

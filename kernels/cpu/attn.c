@@ -2,6 +2,9 @@
  * lanes of two vectors, so that the softmax is vertical and nothing is turned
  * but q on the way in and y on the way out.  A group of tiles shares each copy
  * of keys and values.  Scores are kept times log2(e).                        */
+#ifndef AT_ATTN_C
+#define AT_ATTN_C
+
 #include "kernels/cpu/vec.h"
 
 enum {
@@ -315,72 +318,4 @@ static void attn_fwd(float *y, float *lse, const float *q, const float *k,
     }
 }
 
-/* Queries n .. n+m-1, of one cache row: lanes are these and the heads that
- * share key/value head g.                                                    */
-static void attend_run(float *y, const struct at_cache *c, const float *q,
-                       int32_t row, const int32_t *pos, size_t n, size_t m,
-                       size_t g, const struct at_attn *a)
-{
-    size_t share = a->H / a->G, K = a->K, at, n_tiles = 0;
-    _Alignas(64) struct lanes t[GROUP];
-    struct cached seen;
-    if (row < 0) {
-        for (size_t i = 0; i < m; i++)
-            memset(y + (n + i) * a->ld_y + g * share * K, 0,
-                   share * K * sizeof *y);
-        return;
-    }
-    at = ((size_t)row * a->G + g) * c->T_max * K;
-    seen = (struct cached){ c->k + at, c->v + at, K, K, K, NULL };
-    for (size_t i = 0; i < m * share; i++) {
-        size_t one = n + i / share, h = g * share + i % share;
-        size_t token = at_attn_token(a, one);
-        if (i % QUERIES == 0) {
-            if (n_tiles == GROUP) {
-                attend(t, n_tiles, &seen, a->scale);
-                n_tiles = 0;
-            }
-            t[n_tiles++].n = 0;
-        }
-        lanes_add(&t[n_tiles - 1], q + one * a->ld_q + h * K,
-                  y + one * a->ld_y + h * K, NULL,
-                  (int32_t)at_attn_cached_from(a, (size_t)pos[token]),
-                  pos[token]);
-    }
-    attend(t, n_tiles, &seen, a->scale);
-}
-
-static void attn_cached(float *y, const struct at_cache *c, const float *q,
-                        const float *k, const float *v, const int32_t *row,
-                        const int32_t *pos, const struct at_attn *a)
-{
-    size_t N = a->B * a->T, queries = a->B * at_attn_queries(a);
-    size_t share = a->H / a->G;
-    size_t most = share < QUERIES ? GROUP * QUERIES / share : GROUP;
-    bool many = N * a->H * a->K > 1 << 10;
-#pragma omp parallel if (many)
-    {
-#pragma omp for schedule(static)
-        for (size_t n = 0; n < N; n++)
-            for (size_t g = 0; g < a->G && row[n] >= 0; g++) {
-                size_t at = (((size_t)row[n] * a->G + g) * c->T_max +
-                             (size_t)pos[n]) * a->K;
-                memcpy(c->k + at, k + n * a->ld_k + g * a->K,
-                       a->K * sizeof *k);
-                memcpy(c->v + at, v + n * a->ld_v + g * a->K,
-                       a->K * sizeof *v);
-            }
-#pragma omp for schedule(dynamic) collapse(2)
-        for (size_t n = 0; n < queries; n += most)
-            for (size_t g = 0; g < a->G; g++) {
-                size_t end = least(n + most, queries);
-                for (size_t i = n, m; i < end; i += m) {
-                    int32_t mine = row[at_attn_token(a, i)];
-                    for (m = 1; i + m < end &&
-                                row[at_attn_token(a, i + m)] == mine; m++)
-                        ;
-                    attend_run(y, c, q, mine, pos, i, m, g, a);
-                }
-            }
-    }
-}
+#endif

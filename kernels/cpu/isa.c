@@ -1,6 +1,7 @@
 /* The kernels of one instruction set: compiled once for each, under the name
  * that the build gives in ISA_TABLE.                                         */
 #include "kernels/cpu/attn_bwd.c"
+#include "kernels/cpu/attn_cached.c"
 #include "kernels/cpu/elem.c"
 #include "kernels/cpu/gemm.c"
 #include "kernels/cpu/loss.c"
