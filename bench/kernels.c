@@ -489,6 +489,8 @@ static void all(struct bench *b)
     gemm(b, "gemm-small", AT_NT, 64, 64, 64, 0);
     gemm(b, "gemm-small", AT_NN, 128, 128, 128, 0);
     gemm(b, "gemv", AT_NT, 1, 3072, 768, 0);
+    gemm(b, "gemv", AT_NT, 1, 32000, 768, 0);
+    gemm(b, "gemv", AT_NT, 4, 32000, 768, 0);
     for (size_t M = 128; M <= 1024; M *= 2) {
         some(b, M, 1024, 2816, 1408);
         some(b, M, 1024, 2816, 281);
@@ -499,6 +501,7 @@ static void all(struct bench *b)
     }
     decode(b, 1, 1024, 12, 64);
     decode(b, 8, 512, 12, 64);
+    decode(b, 8, 4096, 12, 64);
     norms(b, 768);
     norms(b, 288);
     elements(b);

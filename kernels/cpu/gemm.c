@@ -252,7 +252,9 @@ enum {
     DK = 2048,                          /* terms at a time                    */
     LD_B = DK + W,
     DR = W == 16 ? 2 : 1,               /* rows of a at a time                */
+    DR_1 = W == 4 ? 4 : 8,              /* the same, beside a single row of b */
     DC = W == 4 ? 4 : 8,                /* most rows of b at a time           */
+    AHEAD = 8,                          /* rows of a that are asked for early */
 };
 
 HOT void dot_step(vec *acc, const vec *x, const float *b, const int R,
@@ -261,7 +263,7 @@ HOT void dot_step(vec *acc, const vec *x, const float *b, const int R,
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
         vec w = v_load(b + (size_t)c * LD_B);
-#pragma GCC unroll 2
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++)
             acc[r * C + c] += x[r] * w;
     }
@@ -270,16 +272,18 @@ HOT void dot_step(vec *acc, const vec *x, const float *b, const int R,
 HOT void dots(const struct product *p, size_t m, const float *a, const float *b,
               size_t n0, size_t k, float beta, const int R, const int C)
 {
-    vec acc[DR * DC], x[DR], sums[W] = { { 0 } };
+    vec acc[DR * DC], x[DR_1], sums[W] = { { 0 } };
     float out[W];
     size_t i = 0;
 #pragma GCC unroll 16
     for (int j = 0; j < R * C; j++)
         acc[j] = (vec){ 0 };
     for (; i + W <= k; i += W) {
-#pragma GCC unroll 2
-        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
             x[r] = v_load(a + (size_t)r * p->a.row + i);
+            __builtin_prefetch(a + (size_t)(r + AHEAD) * p->a.row + i, 0, 2);
+        }
         dot_step(acc, x, b + i, R, C);
     }
     if (i < k) {
@@ -304,9 +308,10 @@ HOT void dot_rows(const struct product *p, size_t m, size_t rows,
                   const int C)
 {
     const float *a = p->a.at + m * p->a.row + k0;
+    const int R = C == 1 ? DR_1 : DR;
     size_t r = 0;
-    for (; r + DR <= rows; r += DR)
-        dots(p, m + r, a + r * p->a.row, b, n0, k, beta, DR, C);
+    for (; r + (size_t)R <= rows; r += (size_t)R)
+        dots(p, m + r, a + r * p->a.row, b, n0, k, beta, R, C);
     for (; r < rows; r++)
         dots(p, m + r, a + r * p->a.row, b, n0, k, beta, 1, C);
 }
