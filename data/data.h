@@ -30,7 +30,9 @@ unsigned at_data_flags(const struct at_tok *tok);
 /* ---- making a dataset ---------------------------------------------------- */
 
 struct at_data_options {
-    const char *const *inputs;  /* .jsonl, .json (an array), or plain text    */
+    /* .jsonl, .json (an array), .csv, .tsv (a header; fields are texts) or
+     * plain text; also packed by gzip or zstd.                               */
+    const char *const *inputs;
     size_t n_inputs;
     const char *out;
     const struct at_tok *tok;

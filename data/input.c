@@ -1,11 +1,8 @@
 /* Lines, elements of a JSON array, and pieces of plain text. */
 #include "data/input.h"
+#include "data/unpack.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum { BUFFER = 1 << 20 };
 
@@ -13,12 +10,11 @@ struct at_input {
     struct at_arena arena;      /* holds this too                             */
     const char *path, *separator;
     enum at_format format;
-    int fd;
+    struct at_unpack *file;
     bool eof, inside, over;     /* inside: a document, or the array           */
     char *buf;                  /* bytes from .. to are read and not taken    */
     size_t from, to, cap;
-    uint64_t line, n_bytes;
-    struct at_hasher *hash;
+    uint64_t line;
 };
 
 /* Reads until the buffer is full or the file ends, growing the buffer when
@@ -32,15 +28,11 @@ static int fill(struct at_ctx *cx, struct at_input *in)
     if (in->to == in->cap)
         rc = at_grow(cx, &in->buf, &in->cap, in->cap + 1, 1);
     while (rc == AT_OK && !in->eof && in->to < in->cap) {
-        ssize_t r = read(in->fd, in->buf + in->to, in->cap - in->to);
-        if (r < 0 && errno == EINTR)
-            continue;
-        if (r < 0)
-            return at_fail_errno(cx, errno, "%s: cannot be read", in->path);
-        in->eof = r == 0;
-        at_hasher_add(in->hash, in->buf + in->to, (size_t)r);
-        in->to += (size_t)r;
-        in->n_bytes += (uint64_t)r;
+        size_t got;
+        rc = at_unpack_read(cx, in->file, in->buf + in->to, in->cap - in->to,
+                            &got);
+        in->eof = got == 0;
+        in->to += got;
     }
     return rc;
 }
@@ -304,28 +296,19 @@ int at_input_open(struct at_ctx *cx, const char *path, enum at_format format,
 {
     struct at_arena a = { 0 };
     struct at_input *in = at_alloc(cx, &a, sizeof *in);
-    struct stat st;
     int rc;
     if (!in)
         return AT_ENOMEM;
     in->format = format;
-    in->fd = -1;
     in->line = 1;
     in->path = at_strdup(cx, &a, path);
     in->separator = separator && *separator ? at_strdup(cx, &a, separator)
                                             : NULL;
-    in->hash = at_hasher_create(cx);
     in->arena = a;
-    rc = in->path && in->hash && (!separator || !*separator || in->separator)
+    rc = in->path && (!separator || !*separator || in->separator)
              ? at_grow(cx, &in->buf, &in->cap, BUFFER, 1) : AT_ENOMEM;
-    if (rc == AT_OK) {
-        in->fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (in->fd < 0)
-            rc = at_fail_errno(cx, errno, "%s: cannot be opened", path);
-        else if (fstat(in->fd, &st) == 0 && S_ISDIR(st.st_mode))
-            rc = at_fail(cx, AT_EINVAL, "%s: is a directory; name its files",
-                         path);
-    }
+    if (rc == AT_OK)
+        rc = at_unpack_open(cx, in->path, &in->file);
     if (rc == AT_OK)
         rc = fill(cx, in);
     if (rc < 0) {
@@ -341,12 +324,12 @@ int at_input_open(struct at_ctx *cx, const char *path, enum at_format format,
 
 uint64_t at_input_bytes(const struct at_input *in)
 {
-    return in->n_bytes;
+    return at_unpack_bytes(in->file);
 }
 
 struct at_hash at_input_hash(const struct at_input *in)
 {
-    return at_hasher_value(in->hash);
+    return at_unpack_hash(in->file);
 }
 
 void at_input_close(struct at_input *in)
@@ -354,9 +337,7 @@ void at_input_close(struct at_input *in)
     struct at_arena a;
     if (!in)
         return;
-    if (in->fd >= 0)
-        close(in->fd);
-    at_hasher_destroy(in->hash);
+    at_unpack_close(in->file);
     at_free(in->buf);
     a = in->arena;
     at_arena_finish(&a);

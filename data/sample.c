@@ -1,6 +1,6 @@
 /* Samples out of records: JSON rendered by the template, text as it is. */
 #include "data/sample.h"
-#include "data/input.h"
+#include "data/csv.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -27,6 +27,7 @@ struct at_samples {
     size_t at;                  /* the input being read                       */
     enum at_format format;
     struct at_input *in;
+    struct at_csv *rows;        /* over in, when that is a table              */
     uint64_t line;              /* of the record                              */
     struct segment seg[SEGMENTS];
     size_t n_seg;
@@ -300,6 +301,18 @@ static int prefer(struct at_ctx *cx, struct at_samples *s, const json_t *v,
     return AT_OK;
 }
 
+/* Tables have numbers as texts.                                              */
+static bool number_of(const json_t *v, double *x)
+{
+    const char *text = json_string_value(v);
+    char *end;
+    *x = json_is_boolean(v) ? json_is_true(v) : json_number_value(v);
+    if (!text)
+        return json_is_number(v) || json_is_boolean(v);
+    *x = strtod(text, &end);
+    return end > text && end[strspn(end, " \t")] == '\0';
+}
+
 static int get_scores(struct at_ctx *cx, struct at_samples *s, const json_t *v,
                       struct at_sample *out, char why[256])
 {
@@ -309,8 +322,7 @@ static int get_scores(struct at_ctx *cx, struct at_samples *s, const json_t *v,
         return AT_ENOMEM;
     for (size_t i = 0; i < n && !*why; i++) {
         const json_t *x = json_object_get(v, s->o->scores[i]);
-        score[i] = json_is_boolean(x) ? json_is_true(x) : json_number_value(x);
-        if (!json_is_number(x) && !json_is_boolean(x))
+        if (!number_of(x, &score[i]))
             snprintf(why, 256, x ? "the score '%.100s' is not a number" :
                      "the score '%.100s' is missing", s->o->scores[i]);
     }
@@ -511,15 +523,39 @@ static bool ends_in(const char *s, const char *tail)
     return n >= t && strcmp(s + n - t, tail) == 0;
 }
 
+/* By its name, .gz and .zst left aside; *table: a header and rows.           */
+static enum at_format format_of(const char *path, bool *table)
+{
+    static const struct { const char *tail; enum at_format f; bool table; }
+    known[] = {
+        { ".jsonl", AT_LINES, false }, { ".json", AT_ARRAY, false },
+        { ".txt", AT_PLAIN, false }, { ".csv", AT_LINES, true },
+        { ".tsv", AT_LINES, true },
+    };
+    size_t n = strlen(path);
+    if (ends_in(path, ".gz") || ends_in(path, ".zst"))
+        n = (size_t)(strrchr(path, '.') - path);
+    *table = false;
+    for (size_t i = 0; i < AT_COUNT(known); i++) {
+        size_t t = strlen(known[i].tail);
+        if (n >= t && strncmp(path + n - t, known[i].tail, t) == 0) {
+            *table = known[i].table;
+            return known[i].f;
+        }
+    }
+    return AT_GUESS;
+}
+
 static int open_input(struct at_ctx *cx, struct at_samples *s)
 {
     const char *path = s->o->inputs[s->at];
-    enum at_format format = ends_in(path, ".jsonl") ? AT_LINES
-                            : ends_in(path, ".json") ? AT_ARRAY
-                            : ends_in(path, ".txt") ? AT_PLAIN : AT_GUESS;
+    bool table;
+    enum at_format format = format_of(path, &table);
     int rc = at_input_open(cx, path, format, s->o->separator, &s->in);
     if (rc == AT_OK)
         s->format = at_input_format(s->in);
+    if (rc == AT_OK && table)
+        rc = at_csv_open(cx, path, s->in, &s->rows);
     return rc;
 }
 
@@ -529,7 +565,9 @@ static void close_input(struct at_samples *s)
     at_hash_hex(at_input_hash(s->in), src->hash);
     src->bytes = at_input_bytes(s->in);
     s->done += src->bytes;
+    at_csv_close(s->rows);
     at_input_close(s->in);
+    s->rows = NULL;
     s->in = NULL;
     s->at++;
 }
@@ -544,9 +582,51 @@ static int from_record(struct at_ctx *cx, struct at_samples *s,
     if (!r->s)
         return bad(cx, s, "has more than 64 MiB");
     if (s->format == AT_PLAIN && s->o->n_scores)
-        return bad(cx, s, "is plain text: only JSON samples have scores");
+        return bad(cx, s, "is plain text: only JSON samples and tables have "
+                   "scores");
     return s->format == AT_PLAIN ? from_text(cx, s, r, out, made)
                                  : from_json(cx, s, r, out, made);
+}
+
+/* A row of a table is an object of texts.                                    */
+static int from_row(struct at_ctx *cx, struct at_samples *s,
+                    struct at_sample *out, bool *made)
+{
+    const struct at_csv *row = s->rows;
+    json_t *v = json_object();
+    char why[256] = "";
+    int rc;
+    s->line = row->line;
+    *out = (struct at_sample){ .source = (uint32_t)s->at, .line = row->line,
+                               .begins = true, .ends = true };
+    if (!v)
+        return at_fail(cx, AT_ENOMEM, "no memory for a row");
+    if (row->n != row->columns)
+        snprintf(why, sizeof why, "%zu fields, but the header has %zu", row->n,
+                 row->columns);
+    for (size_t i = 0; i < row->n && !*why; i++) {
+        size_t n;
+        const char *text = at_csv_field(row, i, &n);
+        if (json_object_set_new(v, row->name[i], json_stringn(text, n)) < 0)
+            snprintf(why, sizeof why, "the field '%.100s' is not UTF-8",
+                     row->name[i]);
+    }
+    rc = *why ? bad(cx, s, why) : from_object(cx, s, v, out, made);
+    json_decref(v);
+    return rc;
+}
+
+/* *record false: the input has ended.                                        */
+static int next_record(struct at_ctx *cx, struct at_samples *s,
+                       struct at_sample *out, bool *record, bool *made)
+{
+    struct at_record r;
+    int rc = s->rows ? at_csv_next(cx, s->rows, record)
+                     : at_input_next(cx, s->in, &r, record);
+    if (rc < 0 || !*record)
+        return rc;
+    return s->rows ? from_row(cx, s, out, made)
+                   : from_record(cx, s, &r, out, made);
 }
 
 int at_samples_next(struct at_ctx *cx, struct at_samples *s,
@@ -561,15 +641,12 @@ int at_samples_next(struct at_ctx *cx, struct at_samples *s,
         return AT_OK;
     }
     while (rc == AT_OK && !made && s->at < s->o->n_inputs) {
-        struct at_record r;
         bool record = false;
         if (!s->in)
             rc = open_input(cx, s);
         if (rc == AT_OK)
-            rc = at_input_next(cx, s->in, &r, &record);
-        if (rc == AT_OK && record)
-            rc = from_record(cx, s, &r, out, &made);
-        else if (rc == AT_OK)
+            rc = next_record(cx, s, out, &record, &made);
+        if (rc == AT_OK && !record)
             close_input(s);
     }
     *more = made;
@@ -632,6 +709,7 @@ void at_samples_close(struct at_samples *s)
     struct at_arena a;
     if (!s)
         return;
+    at_csv_close(s->rows);
     at_input_close(s->in);
     at_arena_finish(&s->texts);
     a = s->arena;

@@ -357,6 +357,36 @@ static void other_names_are_guessed_by_their_beginning(void **state)
     }
 }
 
+static void rows_of_a_table_are_samples(void **state)
+{
+    struct place *p = *state;
+    static const char *const score[] = { "stars" };
+    struct at_data *d;
+    const char *path;
+    uint64_t line;
+    name_input(p, "csv");
+    p->o.scores = score;
+    p->o.n_scores = 1;
+    p->o.skip_bad = true;
+    OK(&p->cx, build(p, "stars,answer,question\n4.5,b,\"a\nc\"\nx,b,a\n"
+                        "1,b\n-1,\"a,b\",u\n"));
+    assert_string_equal(p->stats.template, "{question}\n{answer}");
+    assert_int_equal(p->stats.bad, 2);
+    assert_non_null(strstr(p->stats.first_bad, "in.csv:4: the score 'stars' is "
+                           "not a number"));
+    d = open_data(p);
+    assert_int_equal(d->n_docs, 2);
+    assert_string_equal(roles_text(p, d, 0, AT_ROLE_COMPLETION),
+                        "<s>|a|\n|c|\n|b!|</s>");
+    assert_string_equal(roles_text(p, d, 1, AT_ROLE_COMPLETION),
+                        "<s>|u|\n|a!|,!|b!|</s>");
+    assert_float_equal(d->score[0], 4.5, 0);
+    assert_float_equal(d->score[1], -1, 0);
+    OK(&p->cx, at_data_place(&p->cx, &p->cx.run, d, 1, &path, &line));
+    assert_int_equal(line, 6);
+    at_data_close(d);
+}
+
 static void separators_end_documents(void **state)
 {
     struct place *p = *state;
@@ -1042,6 +1072,7 @@ int main(void)
         T(long_texts_become_several),
         T(arrays_read_as_lines_do),
         T(other_names_are_guessed_by_their_beginning),
+        T(rows_of_a_table_are_samples),
         T(separators_end_documents),
         T(long_plain_text_is_one_document),
         T(splits_do_not_depend_on_the_order),

@@ -235,7 +235,7 @@ static void faults_are_named_with_their_line(void **state)
         { "a.csv", "a,b\n1,2x\n", ":2: 'b' is '2x', which is no number" },
         { "a.csv", "a,b,a\n1,2,3\n", "columns 1 and 3 are both called 'a'" },
         { "a.csv", "a,,b\n1,2,3\n", "column 2 has no name" },
-        { "a.csv", "a;b\n1;2\n", "separated by commas" },
+        { "a.csv", "a;b\n1;2;3\n", "3 fields" },
         { "a.csv", "a,prompt\n1,\n", ":2: 'prompt' is missing" },
         { "a.csv", "a,b\n1,\"2\n3,4\n", ":2: a quote is not closed" },
         { "a.csv", "prompt\nx\n", "there are no rewards" },

@@ -174,8 +174,8 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
 }
 
 const struct cmd cmd_data = {
-    "data", "INPUT ... OUT.h5", "make a dataset of JSON lines, JSON arrays or plain text; - is standard "
-    "input",
+    "data", "INPUT ... OUT.h5", "make a dataset of JSON lines, JSON arrays, tables (.csv, .tsv) or plain "
+    "text, also packed (gzip, zstd); - is standard input",
     2, 4096, data_opts, AT_COUNT(data_opts), sizeof(struct data_args),
     data_defaults, data
 };
