@@ -118,16 +118,10 @@ const char *at_csv_field(const struct at_csv *f, size_t i, size_t *n)
     return c->row.s + from;
 }
 
-static int header(struct at_ctx *cx, struct csv_state *c)
+/* The fields of the row are the names.                                       */
+static int take_names(struct at_ctx *cx, struct csv_state *c)
 {
     struct at_csv *f = &c->face;
-    bool more;
-    int rc = at_csv_next(cx, f, &more);
-    if (rc == AT_OK && !more)
-        rc = at_fail(cx, AT_EFORMAT, "%s: the file is empty; a header of names "
-                     "and rows are needed", c->path);
-    if (rc < 0)
-        return rc;
     f->columns = f->n;
     f->name = at_alloc_n(cx, &c->arena, f->n, sizeof *f->name);
     for (size_t i = 0; f->name && i < f->n; i++) {
@@ -143,8 +137,31 @@ static int header(struct at_ctx *cx, struct csv_state *c)
     return f->name ? AT_OK : AT_ENOMEM;
 }
 
+static int header(struct at_ctx *cx, struct csv_state *c)
+{
+    bool more;
+    int rc = at_csv_next(cx, &c->face, &more);
+    if (rc == AT_OK && !more)
+        rc = at_fail(cx, AT_EFORMAT, "%s: the file is empty; a header of names "
+                     "and rows are needed", c->path);
+    return rc == AT_OK ? take_names(cx, c) : rc;
+}
+
+static int given(struct at_ctx *cx, struct csv_state *c, const char *names)
+{
+    char separator = c->separator;
+    int rc;
+    c->separator = ',';
+    rc = split(cx, c, names, strlen(names));
+    c->separator = separator;
+    if (rc == AT_OK && c->open)
+        rc = at_fail(cx, AT_EINVAL, "the names of columns '%s' have an open "
+                     "quote", names);
+    return rc == AT_OK ? take_names(cx, c) : rc;
+}
+
 int at_csv_open(struct at_ctx *cx, const char *path, struct at_input *lines,
-                struct at_csv **made)
+                char separator, const char *names, struct at_csv **made)
 {
     struct at_arena a = { 0 };
     struct csv_state *c = at_alloc(cx, &a, sizeof *c);
@@ -155,7 +172,8 @@ int at_csv_open(struct at_ctx *cx, const char *path, struct at_input *lines,
     c->face.own = c;
     c->path = path;
     c->lines = lines;
-    rc = header(cx, c);
+    c->separator = separator;
+    rc = names ? given(cx, c, names) : header(cx, c);
     if (rc < 0)
         at_csv_close(&c->face);
     else

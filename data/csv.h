@@ -6,17 +6,18 @@
 #include "data/input.h"
 
 struct at_csv {                 /* to be read; changed by at_csv_* only       */
-    const char **name;          /* [columns], of the header; no NUL within    */
+    const char **name;          /* [columns]; no NUL within                   */
     size_t columns;
     size_t n;                   /* fields of the row, whatever the header has */
     uint64_t line;              /* where the row begins, from 1               */
     struct csv_state *own;
 };
 
-/* Reads the header from lines (AT_LINES), which must outlive it, as path.
- * The separator is the one the header has the most of.                       */
+/* Rows of lines (AT_LINES) of the file path; both must outlive it.  separator
+ * 0: the one the first line has the most of.  names, "a,b,c": the table has no
+ * header; NULL: it has, and that is read.                                    */
 int at_csv_open(struct at_ctx *cx, const char *path, struct at_input *lines,
-                struct at_csv **csv);
+                char separator, const char *names, struct at_csv **csv);
 /* The next row; *more false at the end.                                      */
 int at_csv_next(struct at_ctx *cx, struct at_csv *csv, bool *more);
 /* Field i < n of the row, ended by a NUL, until the next row.                */

@@ -48,6 +48,7 @@ struct at_data_options {
     /* Numbers of a JSON sample that are kept as its scores.                  */
     const char *const *scores;
     size_t n_scores;
+    const char *columns;        /* "a,b": of tables, which have no header then */
     const char *separator;      /* plain text: ends a document; NULL: none    */
     size_t max_length;          /* tokens a document; longer: pairs are cut at
                                    their end, texts become several            */

@@ -128,7 +128,7 @@ int at_reward_csv(struct at_ctx *cx, const struct at_reward_reading *in)
     int rc = at_input_open(cx, in->path, AT_LINES, NULL, &lines);
     if (rc < 0)
         return rc;
-    rc = at_csv_open(cx, in->path, lines, &c.rows);
+    rc = at_csv_open(cx, in->path, lines, 0, NULL, &c.rows);
     if (rc == AT_OK)
         rc = header(cx, &c);
     while (rc == AT_OK && more) {

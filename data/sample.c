@@ -121,6 +121,25 @@ static int find_completion(struct at_ctx *cx, struct at_samples *s)
     return AT_OK;
 }
 
+static int no_template(struct at_ctx *cx, const json_t *first)
+{
+    json_t *copy = json_deep_copy(first);
+    struct at_text keys = { 0 };
+    const char *key;
+    json_t *v;
+    json_object_foreach(copy, key, v)
+        if (keys.n < 200)
+            at_text_addf(&keys, "%s'%.40s'", keys.n ? ", " : "", key);
+    at_fail(cx, AT_EINVAL, "the first sample has the keys %s; known are "
+            "prompt+completion, question+answer, instruction+output, "
+            "prompt+chosen+rejected, text, or a list of turns (messages, "
+            "conversations): say --template '{KEY}...{KEY}' and --completion "
+            "KEY", keys.s ? keys.s : "(none)");
+    at_text_finish(&keys);
+    json_decref(copy);
+    return AT_EINVAL;
+}
+
 /* Which keys the first sample has decides, and is reported in stats.         */
 static int choose_template(struct at_ctx *cx, struct at_samples *s,
                            const json_t *first)
@@ -146,11 +165,7 @@ static int choose_template(struct at_ctx *cx, struct at_samples *s,
             (!known[i].c || json_object_get(first, known[i].c)))
             t = known[i].template;
     if (!t)
-        return at_fail(cx, AT_EINVAL, "no known keys in the first sample "
-                       "(prompt+completion, question+answer, "
-                       "instruction+output, prompt+chosen+rejected, text, or a "
-                       "list of turns: messages or conversations): say "
-                       "--template '{KEY}...{KEY}' and --completion KEY");
+        return no_template(cx, first);
     if (strlen(t) >= sizeof s->stats->template)
         return at_fail(cx, AT_EINVAL, "the template is longer than %zu bytes",
                        sizeof s->stats->template - 1);
@@ -523,39 +538,36 @@ static bool ends_in(const char *s, const char *tail)
     return n >= t && strcmp(s + n - t, tail) == 0;
 }
 
-/* By its name, .gz and .zst left aside; *table: a header and rows.           */
-static enum at_format format_of(const char *path, bool *table)
+struct kind { const char *tail; enum at_format format; bool table;
+              char separator; };
+
+/* By its name, .gz and .zst left aside.                                      */
+static const struct kind *kind_of(const char *path)
 {
-    static const struct { const char *tail; enum at_format f; bool table; }
-    known[] = {
-        { ".jsonl", AT_LINES, false }, { ".json", AT_ARRAY, false },
-        { ".txt", AT_PLAIN, false }, { ".csv", AT_LINES, true },
-        { ".tsv", AT_LINES, true },
+    static const struct kind known[] = {
+        { ".jsonl", AT_LINES, false, 0 }, { ".json", AT_ARRAY, false, 0 },
+        { ".txt", AT_PLAIN, false, 0 }, { ".csv", AT_LINES, true, 0 },
+        { ".tsv", AT_LINES, true, '\t' }, { "", AT_GUESS, false, 0 },
     };
-    size_t n = strlen(path);
+    const struct kind *k = known;
+    size_t n = strlen(path), t;
     if (ends_in(path, ".gz") || ends_in(path, ".zst"))
         n = (size_t)(strrchr(path, '.') - path);
-    *table = false;
-    for (size_t i = 0; i < AT_COUNT(known); i++) {
-        size_t t = strlen(known[i].tail);
-        if (n >= t && strncmp(path + n - t, known[i].tail, t) == 0) {
-            *table = known[i].table;
-            return known[i].f;
-        }
-    }
-    return AT_GUESS;
+    while ((t = strlen(k->tail)) > n || strncmp(path + n - t, k->tail, t) != 0)
+        k++;
+    return k;
 }
 
 static int open_input(struct at_ctx *cx, struct at_samples *s)
 {
     const char *path = s->o->inputs[s->at];
-    bool table;
-    enum at_format format = format_of(path, &table);
-    int rc = at_input_open(cx, path, format, s->o->separator, &s->in);
+    const struct kind *k = kind_of(path);
+    int rc = at_input_open(cx, path, k->format, s->o->separator, &s->in);
     if (rc == AT_OK)
         s->format = at_input_format(s->in);
-    if (rc == AT_OK && table)
-        rc = at_csv_open(cx, path, s->in, &s->rows);
+    if (rc == AT_OK && k->table)
+        rc = at_csv_open(cx, path, s->in, k->separator, s->o->columns,
+                         &s->rows);
     return rc;
 }
 

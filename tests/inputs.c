@@ -183,7 +183,8 @@ static void other_files_are_named(void **state)
 }
 
 /* "name=field|name=field;" of all rows, or the error's code.                 */
-static int table_text(struct place *p, const char *csv, char *out, size_t room)
+static int table_text(struct place *p, const char *csv, char separator,
+                      const char *names, char *out, size_t room)
 {
     struct at_input *in;
     struct at_csv *t;
@@ -191,7 +192,7 @@ static int table_text(struct place *p, const char *csv, char *out, size_t room)
     int rc, used = 0;
     write_bytes(p, csv, strlen(csv));
     OK(&p->cx, at_input_open(&p->cx, p->in, AT_LINES, NULL, &in));
-    rc = at_csv_open(&p->cx, p->in, in, &t);
+    rc = at_csv_open(&p->cx, p->in, in, separator, names, &t);
     while (rc == AT_OK && more) {
         rc = at_csv_next(&p->cx, t, &more);
         for (size_t i = 0; rc == AT_OK && more && i < t->n; i++) {
@@ -211,14 +212,18 @@ static int table_text(struct place *p, const char *csv, char *out, size_t room)
 
 static void tables_have_the_fields_that_were_written(void **state)
 {
-    static const struct { const char *csv, *rows; } in[] = {
-        { "a,b\n1,2\n3,4\n", "a=1|b=2;a=3|b=4;" },
-        { "a;b\r\n\"x;y\";\"say \"\"so\"\"\"\r\n", "a=x;y|b=say \"so\";" },
-        { "a\tb\n1,5\t\n", "a=1,5|b=;" },
-        { "\"a,1\",b\n\"two\nlines\",x\"y\n", "a,1=two\nlines|b=x\"y;" },
-        { "\xEF\xBB\xBFone\nx\n\n\"\"\ny", "one=x;one=;one=y;" },
-        { "a,b\n1\n1,2,3\n", "a=1;a=1|b=2|?=3;" },
-        { "a,b\n", "" },
+    static const struct {
+        const char *csv, *rows, *names;
+        char separator;
+    } in[] = {
+        { "a,b\n1,2\n3,4\n", "a=1|b=2;a=3|b=4;", NULL, 0 },
+        { "a;b\r\n\"x;y\";\"say \"\"so\"\"\"\r\n", "a=x;y|b=say \"so\";", NULL, 0 },
+        { "a\tb\n1,5\t\n", "a=1,5|b=;", NULL, 0 },
+        { "\"a,1\",b\n\"two\nlines\",x\"y\n", "a,1=two\nlines|b=x\"y;", NULL, 0 },
+        { "\xEF\xBB\xBFone\nx\n\n\"\"\ny", "one=x;one=;one=y;", NULL, 0 },
+        { "a,b\n1\n1,2,3\n", "a=1;a=1|b=2|?=3;", NULL, 0 },
+        { "a,b\n", "", NULL, 0 },
+        { "so, so\t1\n", "text=so, so|label=1;", "text,label", '\t' },
     };
     static const struct { const char *csv, *error; } bad[] = {
         { "", "is empty" }, { "a,b\n1,\"2\n3,4\n", ":2: a quote is not" },
@@ -227,11 +232,12 @@ static void tables_have_the_fields_that_were_written(void **state)
     char out[256];
     for (size_t i = 0; i < AT_COUNT(in); i++) {
         out[0] = '\0';
-        OK(&p->cx, table_text(p, in[i].csv, out, sizeof out));
+        OK(&p->cx, table_text(p, in[i].csv, in[i].separator, in[i].names, out,
+                              sizeof out));
         assert_string_equal(out, in[i].rows);
     }
     for (size_t i = 0; i < AT_COUNT(bad); i++) {
-        assert_int_equal(table_text(p, bad[i].csv, out, sizeof out),
+        assert_int_equal(table_text(p, bad[i].csv, 0, NULL, out, sizeof out),
                          AT_EFORMAT);
         assert_non_null(strstr(p->cx.err.msg, bad[i].error));
     }

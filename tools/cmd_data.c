@@ -14,7 +14,7 @@
 /* ---- data ---------------------------------------------------------------------- */
 
 struct data_args {
-    const char *tokenizer, *template, *completion, *separator, *chat;
+    const char *tokenizer, *template, *completion, *columns, *separator, *chat;
     int64_t max_length, threads;
     double validation, max_cut;
     bool skip_bad, quiet;
@@ -33,6 +33,8 @@ static const struct opt data_opts[] = {
       "llama3, mistral, zephyr, gemma, phi3, alpaca (the model's own)" },
     { "--score", OPT_LIST, offsetof(struct data_args, scores), "KEY",
       "a number of every sample to keep as its score; may be given again" },
+    { "--columns", OPT_TEXT, offsetof(struct data_args, columns), "NAMES",
+      "names of the columns of tables that have no header: text,label" },
     { "--separator", OPT_TEXT, offsetof(struct data_args, separator), "TEXT",
       "what ends a document in plain text" },
     { "--max-length", OPT_INT, offsetof(struct data_args, max_length), "N",
@@ -133,7 +135,8 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
     struct at_data_options o = {
         .inputs = inputs(cx, pos, n), .n_inputs = (size_t)n - 1,
         .out = pos[n - 1], .template = a->template,
-        .completion = a->completion, .separator = a->separator,
+        .completion = a->completion, .columns = a->columns,
+        .separator = a->separator,
         .max_length = (size_t)a->max_length, .validation = a->validation,
         .max_cut = a->max_cut, .skip_bad = a->skip_bad,
         .scores = a->scores.s, .n_scores = a->scores.n,
