@@ -34,6 +34,8 @@ struct build {
     uint16_t *narrow;           /* ids as they are stored                     */
     size_t narrow_cap;
     uint64_t n_tokens;
+    uint64_t *lengths;          /* samples of so many tokens; the last: more  */
+    size_t lengths_cap, lengths_n;
     uint8_t split;              /* of the document appended last              */
     at_data_progress *progress;
     void *self;
@@ -202,6 +204,37 @@ static void settle_preferences(struct build *b)
     }
 }
 
+static int count_length(struct build *b, const struct at_sample *s, size_t n)
+{
+    enum { MOST = 1 << 22 };
+    int rc;
+    if (!s->begins || !s->ends)
+        return AT_OK;
+    n = n < MOST ? n : MOST;
+    rc = at_grow(b->cx, &b->lengths, &b->lengths_cap, n + 1,
+                 sizeof *b->lengths);
+    while (rc == AT_OK && b->lengths_n <= n)
+        b->lengths[b->lengths_n++] = 0;
+    if (rc == AT_OK)
+        b->lengths[n]++;
+    return rc;
+}
+
+static void sum_lengths(struct build *b)
+{
+    static const double share[] = { 0, 0.5, 0.95, 1 };
+    uint64_t all = 0, below = 0;
+    size_t k = 0;
+    for (size_t n = 0; n < b->lengths_n; n++)
+        all += b->lengths[n];
+    for (size_t n = 0; n < b->lengths_n; n++) {
+        below += b->lengths[n];
+        while (k < AT_COUNT(share) && below > 0 &&
+               (double)below >= share[k] * (double)all)
+            b->stats->length[k++] = n;
+    }
+}
+
 static int append_batch(struct build *b)
 {
     int rc = AT_OK;
@@ -210,6 +243,7 @@ static int append_batch(struct build *b)
         const struct encoded *e = &b->enc[i];
         const struct at_sample *s = &b->sample[i];
         size_t from = 0;
+        rc = count_length(b, s, e->ids.n);
         b->stats->cut += e->cut;
         b->stats->cut_tokens += e->cut_tokens;
         b->stats->emptied += e->emptied;
@@ -372,6 +406,7 @@ static void finish(struct build *b)
         at_free(b->enc[i].end);
     }
     at_free(b->narrow);
+    at_free(b->lengths);
     at_samples_close(b->in);
     at_h5_close(b->f);
     a = b->arena;
@@ -416,6 +451,7 @@ int at_data_build(struct at_ctx *cx, const struct at_data_options *o,
     }
     stats->bytes = b->in ? at_samples_done(b->in) : 0;
     stats->n_tokens = b->n_tokens;
+    sum_lengths(b);
     finish(b);
     return rc < 0 ? at_note(cx, rc, "making the dataset %s", o->out) : AT_OK;
 }

@@ -55,12 +55,18 @@ struct at_data_options {
     double validation;          /* share of documents, by hash of their ids   */
     double max_cut;             /* share of pairs that may be cut or emptied  */
     bool skip_bad;              /* bad samples are counted, not fatal         */
+    bool dedup;                 /* samples that were there word for word, with
+                                 * the same scores, are left out              */
+    uint64_t limit;             /* only so many samples are read; 0: all      */
     int n_threads;
 };
 
 struct at_data_stats {
     uint64_t bytes, n_docs[AT_SPLITS], n_tokens, role[AT_ROLES];
-    uint64_t cut, cut_tokens, emptied, bad;
+    uint64_t cut, cut_tokens, emptied, bad, duplicates, samples;
+    /* Tokens of a sample before it is cut: the least, the median, the 95th
+     * percentile, the most.  Plain texts that come in pieces are left out.   */
+    uint64_t length[4];
     char template[4096], first_bad[512];
     bool pairs, preference;     /* preference: chosen and rejected            */
 };

@@ -2,9 +2,8 @@
 #ifndef AT_REWARDS_TABLE_H
 #define AT_REWARDS_TABLE_H
 
+#include "data/numbers.h"
 #include "data/rewards.h"
-
-struct at_reward_slot { struct at_hash hash; int64_t id; };
 
 struct at_reward_table {
     double *v;                  /* [n,m]                                      */
@@ -12,8 +11,7 @@ struct at_reward_table {
     size_t n, m, v_cap, g_cap;
     const char *const *name;
     const char *group;
-    struct at_reward_slot *slot;/* prompts seen, by hash; a power of two      */
-    size_t n_slots, n_groups;
+    struct at_numbers prompts;
 };
 
 struct at_reward_reading {

@@ -1,6 +1,7 @@
 /* Samples out of records: JSON rendered by the template, text as it is. */
 #include "data/sample.h"
 #include "data/csv.h"
+#include "data/numbers.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -33,6 +34,7 @@ struct at_samples {
     size_t n_seg;
     bool chat;                  /* samples are conversations                  */
     struct at_sample rejected;  /* to come next, when text is set             */
+    struct at_numbers seen;
 };
 
 /* ---- the template ----------------------------------------------------------- */
@@ -628,6 +630,36 @@ static int from_row(struct at_ctx *cx, struct at_samples *s,
     return rc;
 }
 
+/* Whether the sample was there before, word for word and with its scores.    */
+static int compare_with_seen(struct at_ctx *cx, struct at_samples *s,
+                             const struct at_sample *a, bool *fresh)
+{
+    const struct at_sample *b = &s->rejected;
+    struct at_hash part[3] = {
+        at_hash(a->text, a->n), at_hash(b->text ? b->text : "", b->text ? b->n
+                                                                       : 0),
+        at_hash(a->score, s->o->n_scores * sizeof *a->score),
+    };
+    uint64_t number;
+    return at_number(cx, &s->seen, at_hash(part, sizeof part), &number, fresh);
+}
+
+/* Counts what was made; *made false: it is a duplicate.                      */
+static int take(struct at_ctx *cx, struct at_samples *s,
+                const struct at_sample *a, bool *made)
+{
+    bool fresh = true;
+    int rc = AT_OK;
+    if (s->o->dedup && a->begins && a->ends)
+        rc = compare_with_seen(cx, s, a, &fresh);
+    if (!fresh)
+        s->rejected.text = NULL;
+    s->stats->samples += fresh;
+    s->stats->duplicates += !fresh;
+    *made = fresh;
+    return rc;
+}
+
 /* *record false: the input has ended.                                        */
 static int next_record(struct at_ctx *cx, struct at_samples *s,
                        struct at_sample *out, bool *record, bool *made)
@@ -653,12 +685,17 @@ int at_samples_next(struct at_ctx *cx, struct at_samples *s,
         return AT_OK;
     }
     while (rc == AT_OK && !made && s->at < s->o->n_inputs) {
-        bool record = false;
+        bool record = false, full = s->o->limit > 0 &&
+                                    s->stats->samples >= s->o->limit;
+        if (full && !s->in)
+            break;
         if (!s->in)
             rc = open_input(cx, s);
-        if (rc == AT_OK)
+        if (rc == AT_OK && !full)
             rc = next_record(cx, s, out, &record, &made);
-        if (rc == AT_OK && !record)
+        if (rc == AT_OK && made)
+            rc = take(cx, s, out, &made);
+        else if (rc == AT_OK && !record)
             close_input(s);
     }
     *more = made;
@@ -712,7 +749,8 @@ uint64_t at_samples_total(const struct at_samples *s)
 void at_samples_sources(const struct at_samples *s, struct at_text *t)
 {
     for (size_t i = 0; i < s->o->n_inputs; i++)
-        at_text_addf(t, "%s %s %llu\n", s->o->inputs[i], s->source[i].hash,
+        at_text_addf(t, "%s %s %llu\n", s->o->inputs[i],
+                     *s->source[i].hash ? s->source[i].hash : "-",
                      (unsigned long long)s->source[i].bytes);
 }
 
@@ -723,6 +761,7 @@ void at_samples_close(struct at_samples *s)
         return;
     at_csv_close(s->rows);
     at_input_close(s->in);
+    at_numbers_finish(&s->seen);
     at_arena_finish(&s->texts);
     a = s->arena;
     at_arena_finish(&a);

@@ -387,6 +387,44 @@ static void rows_of_a_table_are_samples(void **state)
     at_data_close(d);
 }
 
+static void duplicates_and_limits_are_counted(void **state)
+{
+    static const char text[] =
+        "{\"text\": \"a\", \"n\": 1}\n{\"text\": \"abc\", \"n\": 1}\n"
+        "{\"text\": \"a\", \"n\": 1}\n{\"text\": \"a\", \"n\": 2}\n"
+        "{\"text\": \"auuuuuuuuu\", \"n\": 1}\n";
+    static const char pairs[] =
+        "{\"chosen\": \"a b\", \"rejected\": \"a c\"}\n"
+        "{\"chosen\": \"a b\", \"rejected\": \"a d\"}\n"
+        "{\"chosen\": \"a b\", \"rejected\": \"a c\"}\n";
+    static const char *const score[] = { "n" };
+    struct place *p = *state;
+    OK(&p->cx, build(p, text));
+    assert_int_equal(p->stats.samples, 5);
+    assert_int_equal(p->stats.duplicates, 0);
+    p->o.dedup = true;
+    OK(&p->cx, build(p, text));
+    assert_int_equal(p->stats.samples, 3);
+    assert_int_equal(p->stats.duplicates, 2);
+    assert_int_equal(p->stats.n_docs[AT_TRAIN], 3);
+    assert_int_equal(p->stats.length[0], 3);    /* with <s> and </s>          */
+    assert_int_equal(p->stats.length[1], 4);
+    assert_int_equal(p->stats.length[2], 12);
+    assert_int_equal(p->stats.length[3], 12);
+    p->o.scores = score;                        /* what differs by that stays */
+    p->o.n_scores = 1;
+    OK(&p->cx, build(p, text));
+    assert_int_equal(p->stats.duplicates, 1);
+    p->o.n_scores = 0;
+    OK(&p->cx, build(p, pairs));
+    assert_int_equal(p->stats.duplicates, 1);
+    assert_int_equal(p->stats.n_docs[AT_TRAIN], 4);
+    p->o.limit = 2;
+    OK(&p->cx, build(p, text));
+    assert_int_equal(p->stats.samples, 2);
+    assert_int_equal(p->stats.n_docs[AT_TRAIN], 2);
+}
+
 static void separators_end_documents(void **state)
 {
     struct place *p = *state;
@@ -1073,6 +1111,7 @@ int main(void)
         T(arrays_read_as_lines_do),
         T(other_names_are_guessed_by_their_beginning),
         T(rows_of_a_table_are_samples),
+        T(duplicates_and_limits_are_counted),
         T(separators_end_documents),
         T(long_plain_text_is_one_document),
         T(splits_do_not_depend_on_the_order),

@@ -13,11 +13,13 @@
 
 /* ---- data ---------------------------------------------------------------------- */
 
+enum { DRY = 1000 };            /* samples of a dry run                       */
+
 struct data_args {
     const char *tokenizer, *template, *completion, *columns, *separator, *chat;
-    int64_t max_length, threads;
+    int64_t max_length, threads, limit;
     double validation, max_cut;
-    bool skip_bad, quiet;
+    bool skip_bad, dedup, dry_run, quiet;
     struct texts scores;
 };
 
@@ -45,6 +47,13 @@ static const struct opt data_opts[] = {
       "share of documents set aside, by hash of their text (0.05)" },
     { "--skip-bad", OPT_FLAG, offsetof(struct data_args, skip_bad), NULL,
       "leave bad samples out and count them" },
+    { "--dedup", OPT_FLAG, offsetof(struct data_args, dedup), NULL,
+      "leave out samples that were there before, word for word" },
+    { "--limit", OPT_INT, offsetof(struct data_args, limit), "N",
+      "read N samples only" },
+    { "--dry-run", OPT_FLAG, offsetof(struct data_args, dry_run), NULL,
+      "read 1000 samples (or --limit), tell what they become, show two, and "
+      "leave OUT.h5 as it is" },
     { "--threads", OPT_INT, offsetof(struct data_args, threads), "N",
       "CPU threads (all)" },
     { "--quiet", OPT_FLAG, offsetof(struct data_args, quiet), NULL,
@@ -96,6 +105,15 @@ static void print_stats(const char *out, const struct at_data_stats *s)
     printf("  read as      %s%s\n", s->template, s->preference ?
            ", and with {rejected} for {chosen}: preferences" : "");
     print_roles(s->role);
+    if (s->length[3])
+        printf("  lengths      %llu to %llu tokens a sample, half up to %llu, "
+               "95 %% up to %llu\n", (unsigned long long)s->length[0],
+               (unsigned long long)s->length[3],
+               (unsigned long long)s->length[1],
+               (unsigned long long)s->length[2]);
+    if (s->duplicates)
+        printf("  duplicates   %llu samples left out\n",
+               (unsigned long long)s->duplicates);
     if (s->cut)
         printf("  cut          %llu samples lost %llu tokens at their end\n",
                (unsigned long long)s->cut, (unsigned long long)s->cut_tokens);
@@ -129,6 +147,93 @@ static const char *const *inputs(struct at_ctx *cx, char *const *pos, int n)
     return name;
 }
 
+static int show_document(struct at_ctx *cx, const struct at_data *d,
+                         uint64_t doc, bool all_roles)
+{
+    struct at_text t = { 0 };
+    int rc = at_data_show(cx, d, doc, all_roles, isatty(1) != 0, &t);
+    if (rc == AT_OK)
+        fwrite(t.s, 1, t.n, stdout);
+    at_text_finish(&t);
+    return rc;
+}
+
+static int check_args(struct at_ctx *cx, const struct data_args *a)
+{
+    if (!a->tokenizer)
+        return at_fail(cx, AT_EINVAL, "--tokenizer FILE is needed: the model "
+                       "the dataset is for, or a file by 'attune tokenizer'");
+    if (a->max_length < 2 || a->max_length > 1 << 22)
+        return at_fail(cx, AT_EINVAL, "--max-length is %lld; it must be between "
+                       "2 and %d", (long long)a->max_length, 1 << 22);
+    if (a->limit < 0)
+        return at_fail(cx, AT_EINVAL, "--limit is %lld; it must be at least 1",
+                       (long long)a->limit);
+    return AT_OK;
+}
+
+static int build(struct at_ctx *cx, const struct data_args *a,
+                 const struct at_data_options *o)
+{
+    struct at_data_stats stats;
+    struct bar bar = { .start_s = at_now_s() };
+    bool show = !a->quiet && !a->dry_run && isatty(2);
+    int rc = at_data_build(cx, o, show ? show_bar : NULL, &bar, &stats);
+    if (show)
+        fprintf(stderr, "\r\033[K");
+    if (rc == AT_OK && !a->quiet)
+        print_stats(a->dry_run ? "dry run" : o->out, &stats);
+    if (rc == AT_OK && strncmp(stats.template, "chat: ", 6) == 0)
+        at_chat_warn(cx, o->chat, o->tok);
+    else if (rc == AT_OK && a->chat)
+        at_log(cx, AT_LOG_WARN, "--chat has no use: the samples are no "
+               "conversations, or --template was said");
+    return rc;
+}
+
+/* n of the documents, the same ones every time.                              */
+static int show_samples(struct at_ctx *cx, const struct at_data *d, int64_t n,
+                        bool all_roles)
+{
+    struct at_rng rng = { 0, AT_RNG_SHUFFLE, 99 };
+    int rc = AT_OK;
+    for (int64_t i = 0; i < n && rc == AT_OK && (uint64_t)i < d->n_docs; i++)
+        rc = show_document(cx, d, at_rng_permute(&rng, 0, (uint64_t)i,
+                                                 d->n_docs), all_roles);
+    return rc;
+}
+
+/* The dataset goes where temporary files do, and is gone afterwards.         */
+static int dry_run(struct at_ctx *cx, const struct data_args *a,
+                   struct at_data_options *o)
+{
+    const char *tmp = getenv("TMPDIR");
+    char dir[4096], file[sizeof dir + 16];
+    struct at_data *d;
+    int rc;
+    snprintf(dir, sizeof dir, "%.4000s/attune-dry-XXXXXX",
+             tmp && *tmp ? tmp : "/tmp");
+    if (!mkdtemp(dir))
+        return at_fail_errno(cx, errno, "%s: cannot be made", dir);
+    snprintf(file, sizeof file, "%s/dry.h5", dir);
+    o->out = file;
+    if (o->limit == 0)
+        o->limit = DRY;
+    rc = build(cx, a, o);
+    if (rc == AT_OK)
+        rc = at_data_open(cx, &cx->run, file, &d);
+    if (rc == AT_OK) {
+        rc = show_samples(cx, d, a->quiet ? 0 : 2, false);
+        at_data_close(d);
+    }
+    if (rc == AT_OK && !a->quiet)
+        printf("nothing was written: --dry-run read at most %llu samples\n",
+               (unsigned long long)o->limit);
+    unlink(file);
+    rmdir(dir);
+    return rc;
+}
+
 static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
 {
     const struct data_args *a = args;
@@ -138,23 +243,14 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
         .completion = a->completion, .columns = a->columns,
         .separator = a->separator,
         .max_length = (size_t)a->max_length, .validation = a->validation,
-        .max_cut = a->max_cut, .skip_bad = a->skip_bad,
+        .max_cut = a->max_cut, .skip_bad = a->skip_bad, .dedup = a->dedup,
+        .limit = (uint64_t)a->limit,
         .scores = a->scores.s, .n_scores = a->scores.n,
     };
-    struct at_data_stats stats;
     struct at_tok *tok;
-    struct bar bar = { .start_s = at_now_s() };
-    bool show = !a->quiet && isatty(2);
-    int rc;
-    if (!o.inputs)
-        return AT_ENOMEM;
-    if (!a->tokenizer)
-        return at_fail(cx, AT_EINVAL, "--tokenizer FILE is needed: the model "
-                       "the dataset is for, or a file by 'attune tokenizer'");
-    if (a->max_length < 2 || a->max_length > 1 << 22)
-        return at_fail(cx, AT_EINVAL, "--max-length is %lld; it must be between "
-                       "2 and %d", (long long)a->max_length, 1 << 22);
-    rc = at_model_tokenizer(cx, &cx->run, a->tokenizer, &tok);
+    int rc = o.inputs ? check_args(cx, a) : AT_ENOMEM;
+    if (rc == AT_OK)
+        rc = at_model_tokenizer(cx, &cx->run, a->tokenizer, &tok);
     if (rc == AT_OK)
         rc = choose_chat(cx, a, &o.chat);
     if (rc == AT_OK)
@@ -163,17 +259,7 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
         return rc;
     o.tok = tok;
     o.n_threads = cx->n_threads;
-    rc = at_data_build(cx, &o, show ? show_bar : NULL, &bar, &stats);
-    if (show)
-        fprintf(stderr, "\r\033[K");
-    if (rc == AT_OK && !a->quiet)
-        print_stats(o.out, &stats);
-    if (rc == AT_OK && strncmp(stats.template, "chat: ", 6) == 0)
-        at_chat_warn(cx, o.chat, tok);
-    else if (rc == AT_OK && a->chat)
-        at_log(cx, AT_LOG_WARN, "--chat has no use: the samples are no "
-               "conversations, or --template was said");
-    return rc;
+    return a->dry_run ? dry_run(cx, a, &o) : build(cx, a, &o);
 }
 
 const struct cmd cmd_data = {
@@ -201,17 +287,6 @@ static void inspect_defaults(void *args)
     ((struct inspect_args *)args)->document = -1;
 }
 
-static int show_document(struct at_ctx *cx, const struct at_data *d,
-                         uint64_t doc, bool all_roles)
-{
-    struct at_text t = { 0 };
-    int rc = at_data_show(cx, d, doc, all_roles, isatty(1) != 0, &t);
-    if (rc == AT_OK)
-        fwrite(t.s, 1, t.n, stdout);
-    at_text_finish(&t);
-    return rc;
-}
-
 static void print_score(const struct at_data *d, size_t i)
 {
     double sum = 0, least = INFINITY, most = -INFINITY;
@@ -228,7 +303,6 @@ static void print_score(const struct at_data *d, size_t i)
 static int inspect_dataset(struct at_ctx *cx, const struct inspect_args *a,
                            const char *path)
 {
-    struct at_rng rng = { 0, AT_RNG_SHUFFLE, 99 };
     struct at_data *d;
     int rc = at_data_open(cx, &cx->run, path, &d);
     if (rc < 0)
@@ -250,10 +324,8 @@ static int inspect_dataset(struct at_ctx *cx, const struct inspect_args *a,
     printf("sources (path, hash, bytes):\n%s", d->sources);
     if (a->document >= 0)
         rc = show_document(cx, d, (uint64_t)a->document, a->all_roles);
-    for (int64_t i = 0; i < a->sample && rc == AT_OK &&
-                        (uint64_t)i < d->n_docs; i++)
-        rc = show_document(cx, d, at_rng_permute(&rng, 0, (uint64_t)i,
-                                                 d->n_docs), a->all_roles);
+    if (rc == AT_OK)
+        rc = show_samples(cx, d, a->sample, a->all_roles);
     at_data_close(d);
     return rc;
 }
