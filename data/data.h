@@ -112,6 +112,15 @@ int at_data_read(struct at_ctx *cx, const struct at_data *d, uint64_t from,
 int at_data_place(struct at_ctx *cx, struct at_arena *a,
                   const struct at_data *d, uint64_t doc, const char **path,
                   uint64_t *line);
+/* How many files it was made of; the path of one (in arena a).               */
+size_t at_data_sources(const struct at_data *d);
+int at_data_source(struct at_ctx *cx, struct at_arena *a,
+                   const struct at_data *d, size_t which, const char **path);
+/* An epoch of the training split has every document (group) of source i
+ * factor[i] times: whole copies, and of the fraction a fixed random share of
+ * the documents.  Before a loader is made; a is the dataset's arena.         */
+int at_data_mix(struct at_ctx *cx, struct at_arena *a, struct at_data *d,
+                const double *factor);
 /* Appends document `doc` as text, trained tokens between marks or in
  * colour, and a line on its place, split and roles.                          */
 int at_data_show(struct at_ctx *cx, const struct at_data *d, uint64_t doc,

@@ -283,10 +283,17 @@ bool at_role_trained(uint8_t role, bool all_roles)
                            role == AT_ROLE_EOS;
 }
 
-/* Line number `which` of the list of sources without its hash and size.      */
-static int source_path(struct at_ctx *cx, struct at_arena *a,
-                       const struct at_data *d, uint32_t which,
-                       const char **path)
+size_t at_data_sources(const struct at_data *d)
+{
+    size_t n = 0;
+    for (const char *s = d->sources; (s = strchr(s, '\n')) != NULL; s++)
+        n++;
+    return n;
+}
+
+/* A line of the list of sources without its hash and size.                   */
+int at_data_source(struct at_ctx *cx, struct at_arena *a,
+                   const struct at_data *d, size_t which, const char **path)
 {
     const char *s = d->sources;
     size_t n;
@@ -315,7 +322,7 @@ int at_data_place(struct at_ctx *cx, struct at_arena *a,
     int rc = at_h5_get_part(cx, d->f, "source", AT_H5_U32, doc, 1, &source);
     if (rc == AT_OK)
         rc = at_h5_get_part(cx, d->f, "line", AT_H5_U64, doc, 1, line);
-    return rc < 0 ? rc : source_path(cx, a, d, source, path);
+    return rc < 0 ? rc : at_data_source(cx, a, d, source, path);
 }
 
 /* What a terminal would take as a command is shown by its number.            */

@@ -113,6 +113,11 @@ const struct at_key at_keys[] = {
     { "data.path", TEXT(PATH, ""), .required = true,
       .also = "dataset dataset_path train_file train_data",
       .help = "Dataset file (HDF5), made by `attune data`." },
+    { "data.mix", TEXT(LIST, "[]"),
+      .also = "mixture weights interleave_probs dataset_weights",
+      .help = "PATTERN=FACTOR: documents from source files whose name fits come "
+              "FACTOR times an epoch; 0.25 takes a fixed quarter of them, 0 "
+              "none.  The first that fits counts, others come once." },
     { "data.pack", BOOL("true"), .also = "packing",
       .help = "Put several short documents in one row; they never see each "
               "other." },

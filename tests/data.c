@@ -502,6 +502,68 @@ static char *many(size_t n, size_t stride)
     return t.s;
 }
 
+/* How often each of n documents comes in an epoch.                           */
+static void count_epoch(struct place *p, const struct at_data *d, size_t *times,
+                        size_t n)
+{
+    struct at_loader_options o = { .rows = 1, .length = 64, .shuffle = true,
+                                   .split = AT_TRAIN, .once = true,
+                                   .all_roles = true };
+    const struct at_batch *b;
+    struct at_loader *l;
+    bool last = false;
+    memset(times, 0, n * sizeof *times);
+    OK(&p->cx, at_loader_create(&p->cx, d, &o, &l));
+    while (!last) {
+        OK(&p->cx, at_loader_next(&p->cx, l, &b));
+        assert_true((size_t)b->doc[0] < n);
+        times[b->doc[0]]++;
+        last = b->last;
+    }
+    at_loader_destroy(l);
+}
+
+static void sources_come_as_often_as_said(void **state)
+{
+    enum { N = 400 };           /* of the first file; the other has two       */
+    static const double factor[] = { 0.5, 3 };
+    static const double none[] = { 0, 0 };
+    struct place *p = *state;
+    char other[128];
+    const char *path;
+    size_t times[N + 2], again[N + 2], half = 0;
+    struct at_data *d;
+    char *text = many(N, 1);
+    snprintf(other, sizeof other, "%s/other.jsonl", p->dir);
+    write_bytes(other, "{\"text\": \"a\"}\n{\"text\": \"b\"}\n", 28);
+    p->inputs[1] = other;
+    p->o.n_inputs = 2;
+    OK(&p->cx, build(p, text));
+    free(text);
+    unlink(other);
+    d = open_data(p);
+    assert_int_equal(d->n_docs, N + 2);
+    assert_int_equal(at_data_sources(d), 2);
+    OK(&p->cx, at_data_source(&p->cx, &p->cx.run, d, 1, &path));
+    assert_string_equal(path, other);
+    assert_int_equal(at_data_mix(&p->cx, &p->cx.run, d, none), AT_EINVAL);
+    OK(&p->cx, at_data_mix(&p->cx, &p->cx.run, d, factor));
+    count_epoch(p, d, times, N + 2);
+    for (size_t i = 0; i < N; i++) {
+        assert_true(times[i] <= 1);
+        half += times[i];
+    }
+    assert_in_range(half, N / 2 - 40, N / 2 + 40);  /* 4 standard deviations  */
+    assert_int_equal(times[N], 3);
+    assert_int_equal(times[N + 1], 3);
+    at_data_close(d);
+    d = open_data(p);
+    OK(&p->cx, at_data_mix(&p->cx, &p->cx.run, d, factor));
+    count_epoch(p, d, again, N + 2);
+    assert_memory_equal(times, again, sizeof times);
+    at_data_close(d);
+}
+
 static void splits_do_not_depend_on_the_order(void **state)
 {
     enum { N = 400 };
@@ -1114,6 +1176,7 @@ int main(void)
         T(duplicates_and_limits_are_counted),
         T(separators_end_documents),
         T(long_plain_text_is_one_document),
+        T(sources_come_as_often_as_said),
         T(splits_do_not_depend_on_the_order),
         T(threads_do_not_change_the_file),
         T(interrupts_leave_nothing),

@@ -66,116 +66,6 @@ static int open_model(struct at_job *j)
     return AT_OK;
 }
 
-/* ---- data ------------------------------------------------------------------- */
-
-static int open_one(struct at_job *j, const char *key, struct at_data **d)
-{
-    char mine[33];
-    int rc = at_data_open(j->cx, &j->cx->run, at_recipe_text(j->r, key), d);
-    if (rc < 0)
-        return rc;
-    at_hash_hex(at_tok_hash(j->tok), mine);
-    if (strcmp(mine, (*d)->tok_hash) != 0)
-        return at_fail(j->cx, AT_EINVAL, "%s was made with another tokenizer "
-                       "than the model's; make it again: attune data INPUT %s "
-                       "--tokenizer %s", at_recipe_text(j->r, key),
-                       at_recipe_text(j->r, key),
-                       is_set(j, "model.path")
-                           ? at_recipe_text(j->r, "model.path")
-                           : at_recipe_text(j->r, "model.tokenizer"));
-    return AT_OK;
-}
-
-static int check_targets(struct at_job *j)
-{
-    const struct at_data *d = j->data;
-    size_t T = size_of(j, "batch.length");
-    bool sft = strcmp(at_recipe_text(j->r, "objective"), "sft") == 0;
-    act_on(j, "objective");
-    if (j->objective)
-        return at_job_check_objective(j);
-    if (d->preference)
-        return at_fail(j->cx, AT_EINVAL, "%s holds preferences: lm and sft would "
-                       "learn the rejected texts too; use objective: dpo, ipo, "
-                       "simpo, orpo or reward", at_h5_path(d->f));
-    if (sft && !d->pairs)
-        return at_fail(j->cx, AT_EINVAL, "objective is sft, but %s holds plain "
-                       "texts, not prompts with completions: use objective: lm",
-                       at_h5_path(d->f));
-    act_on(j, "batch.length");
-    if (sft && d->longest > T + 1)
-        return at_fail(j->cx, AT_EINVAL, "batch.length is %zu, and the longest "
-                       "document of %s has %llu tokens: its answer would lose "
-                       "its question.  Raise batch.length to %llu or make the "
-                       "dataset with --max-length %zu", T, at_h5_path(d->f),
-                       (unsigned long long)d->longest,
-                       (unsigned long long)(d->longest - 1), T + 1);
-    return AT_OK;
-}
-
-static int open_data(struct at_job *j)
-{
-    int rc;
-    act_on(j, "data.path");
-    rc = open_one(j, "data.path", &j->data);
-    if (rc < 0)
-        return rc;
-    j->validation = j->data;
-    if (is_set(j, "data.validation")) {
-        act_on(j, "data.validation");
-        rc = open_one(j, "data.validation", &j->validation);
-    }
-    return rc == AT_OK ? check_targets(j) : rc;
-}
-
-static struct at_loader_options loader_options(const struct at_job *j, bool eval)
-{
-    struct at_loader_options o = {
-        .rows = size_of(j, "batch.rows"), .length = size_of(j, "batch.length"),
-        .seed = (uint64_t)at_recipe_int(j->r, "seed"),
-        .all_roles = strcmp(at_recipe_text(j->r, "objective"), "lm") == 0,
-        .packing = at_recipe_bool(j->r, "data.stream") ? AT_PACK_STREAM
-                   : at_recipe_bool(j->r, "data.pack") ? AT_PACK_DOCS
-                                                       : AT_PACK_NONE,
-        .split = AT_TRAIN, .hold = size_of(j, "batch.accumulate"),
-        .shuffle = at_recipe_bool(j->r, "data.shuffle"),
-        .groups = needs(j, AT_NEEDS_PAIRS | AT_NEEDS_DRAWS),
-        .ends = needs(j, AT_NEEDS_VALUE),
-    };
-    if (eval) {
-        /* A file of its own is evaluated on whole: its training split.       */
-        o.split = j->validation == j->data ? AT_VALIDATION : AT_TRAIN;
-        o.hold = 1;
-        o.shuffle = false;
-        o.once = true;
-    }
-    return o;
-}
-
-static int open_loaders(struct at_job *j)
-{
-    struct at_loader_options o = loader_options(j, false);
-    int rc;
-    if (needs(j, AT_NEEDS_OLD))
-        return at_job_open_roller(j);
-    act_on(j, "data.path");
-    rc = at_loader_create(j->cx, j->data, &o, &j->train);
-    if (rc < 0)
-        return rc;
-    j->memory[AT_MEM_BATCHES] = at_loader_bytes(&o);
-    if (at_recipe_int(j->r, "eval.every") > 0) {
-        o = loader_options(j, true);
-        act_on(j, "eval.every");
-        rc = at_loader_create(j->cx, j->validation, &o, &j->eval);
-        if (rc < 0)
-            return at_note(j->cx, rc, "opening the validation documents (make "
-                           "the dataset with --validation 0.05, or set "
-                           "data.validation)");
-        j->memory[AT_MEM_BATCHES] += at_loader_bytes(&o);
-    }
-    return AT_OK;
-}
-
 /* ---- what is trained --------------------------------------------------------- */
 
 /* Whatever adds to a masked weight's product would fill its zeros.            */
@@ -577,7 +467,7 @@ int at_job_open_beside(struct at_ctx *cx, struct at_recipe *r,
         rc = open_model(j);
     j->d.value = needs(j, AT_NEEDS_VALUE);
     if (rc == AT_OK)
-        rc = open_data(j);
+        rc = at_job_open_data(j);
     if (rc == AT_OK)
         rc = open_adapters(j);
     if (rc == AT_OK)
@@ -588,7 +478,7 @@ int at_job_open_beside(struct at_ctx *cx, struct at_recipe *r,
     if (rc == AT_OK)
         rc = build(j);
     if (rc == AT_OK)
-        rc = open_loaders(j);
+        rc = at_job_open_loaders(j);
     if (rc == AT_OK)
         rc = build_samples(j);
     if (rc == AT_OK) {

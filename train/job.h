@@ -32,6 +32,10 @@ static inline bool needs(const struct at_job *j, enum at_objective_needs what)
     return j->objective && (j->objective->needs & what);
 }
 
+/* job_data.c: the dataset, checked against model and objective; what reads it. */
+int at_job_open_data(struct at_job *j);
+int at_job_open_loaders(struct at_job *j);
+
 /* job_align.c: what objectives over whole texts need of a job. */
 
 /* Whether the dataset has what the objective learns from; weighs its draws.  */
