@@ -198,7 +198,7 @@ struct tok_kind {
                       struct tok_symbol *y);
 };
 extern const struct tok_kind tok_byte_bpe, tok_byte_bpe_words,
-    tok_byte_bpe_nfc, tok_llama2c,
+    tok_byte_bpe_nfc, tok_llama2c, tok_scored_each, tok_scored_none,
     tok_spaced_none, tok_spaced_first, tok_spaced_each;
 /* NULL: no such kind.                                                        */
 const struct tok_kind *tok_kind_find(uint32_t code);

@@ -300,6 +300,16 @@ const struct tok_kind tok_llama2c = {
     .symbols = llama2c_symbols,
 };
 
+/* The same as llama.cpp has it, with a space behind every special token too or
+ * none at all.                                                               */
+#define SCORED(number, where)                                            \
+    { .name = "scored_bpe", .code = number, .has_scores = true,          \
+      .dummy = where, .open = llama2c_open, .walk = llama2c_walk,        \
+      .symbols = llama2c_symbols }
+
+const struct tok_kind tok_scored_each = SCORED(16, TOK_DUMMY_EACH);
+const struct tok_kind tok_scored_none = SCORED(17, TOK_DUMMY_NONE);
+
 #define SPACED(number, where)                                            \
     { .name = "spaced_bpe", .code = number, .has_merges = true,          \
       .dummy = where, .open = spaced_open, .walk = spaced_walk,          \
@@ -311,7 +321,7 @@ const struct tok_kind tok_spaced_none = SPACED(6, TOK_DUMMY_NONE);
 
 static const struct tok_kind *const kinds[] = {
     &tok_byte_bpe, &tok_byte_bpe_words, &tok_byte_bpe_nfc, &tok_llama2c,
-    &tok_spaced_each, &tok_spaced_first, &tok_spaced_none
+    &tok_scored_each, &tok_scored_none, &tok_spaced_each, &tok_spaced_first, &tok_spaced_none
 };
 
 const struct tok_kind *tok_kind_find(uint32_t code)

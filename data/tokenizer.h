@@ -13,6 +13,7 @@
  *   "llama2c"   SentencePiece BPE as llama2.c's tokenizer.bin holds it: a
  *               space is put before the text, characters are merged by
  *               score, what has no piece becomes byte tokens.
+ *   "scored_bpe"    the same out of GGUF files.
  *
  * Special tokens never come out of ordinary text: only AT_TOK_SPECIAL and the
  * ids themselves make them.
@@ -58,6 +59,15 @@ int at_tok_load_hf(struct at_ctx *cx, struct at_arena *a,
  * tokenizer_config.json.                                                     */
 int at_tok_hf_text(struct at_ctx *cx, const struct at_tok *tok,
                    struct at_text *json, struct at_text *config);
+/* The tokenizer as facts of a GGUF file whose model has V tokens (those behind
+ * ours are filled up); and out of such facts, less what fills up.  Kinds that
+ * llama.cpp has no word for are refused.                                     */
+struct at_gguf;
+struct at_gguf_out;
+int at_tok_put_gguf(struct at_ctx *cx, const struct at_tok *tok, size_t V,
+                    struct at_gguf_out *w);
+int at_tok_load_gguf(struct at_ctx *cx, struct at_arena *a,
+                     const struct at_gguf *g, struct at_tok **tok);
 /* The n bytes that at_tok_save gave; they are copied.  Anything else, cut
  * short or altered, is refused with AT_EFORMAT.                              */
 int at_tok_load(struct at_ctx *cx, struct at_arena *a, const void *blob,

@@ -3,6 +3,7 @@
 #include "tools/cmds.h"
 #include "train/chat_choice.h"
 #include "train/model_file.h"
+#include "train/scratch_file.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -203,25 +204,20 @@ static int show_samples(struct at_ctx *cx, const struct at_data *d, int64_t n,
     return rc;
 }
 
-/* The dataset goes where temporary files do, and is gone afterwards.         */
 static int dry_run(struct at_ctx *cx, const struct data_args *a,
                    struct at_data_options *o)
 {
-    const char *tmp = getenv("TMPDIR");
-    char dir[4096], file[sizeof dir + 16];
+    struct at_scratch_file f;
     struct at_data *d;
-    int rc;
-    snprintf(dir, sizeof dir, "%.4000s/attune-dry-XXXXXX",
-             tmp && *tmp ? tmp : "/tmp");
-    if (!mkdtemp(dir))
-        return at_fail_errno(cx, errno, "%s: cannot be made", dir);
-    snprintf(file, sizeof file, "%s/dry.h5", dir);
-    o->out = file;
+    int rc = at_scratch_file(cx, "dry.h5", &f);
+    if (rc < 0)
+        return rc;
+    o->out = f.path;
     if (o->limit == 0)
         o->limit = DRY;
     rc = build(cx, a, o);
     if (rc == AT_OK)
-        rc = at_data_open(cx, &cx->run, file, &d);
+        rc = at_data_open(cx, &cx->run, f.path, &d);
     if (rc == AT_OK) {
         rc = show_samples(cx, d, a->quiet ? 0 : 2, false);
         at_data_close(d);
@@ -229,8 +225,7 @@ static int dry_run(struct at_ctx *cx, const struct data_args *a,
     if (rc == AT_OK && !a->quiet)
         printf("nothing was written: --dry-run read at most %llu samples\n",
                (unsigned long long)o->limit);
-    unlink(file);
-    rmdir(dir);
+    at_scratch_file_remove(&f);
     return rc;
 }
 

@@ -1,56 +1,12 @@
-/* attune import, generate, eval, merge, export. */
+/* attune generate, eval, merge. */
 #include "data/data.h"
 #include "tools/align.h"
 #include "tools/cmds.h"
 #include "train/chat_choice.h"
-#include "train/hf.h"
 #include "train/infer.h"
 
 #include <math.h>
 #include <string.h>
-
-/* ---- import ---------------------------------------------------------------------- */
-
-struct import_args { const char *base; bool bare; };
-
-static const struct opt import_opts[] = {
-    { "--base", OPT_TEXT, offsetof(struct import_args, base), "BASE.h5",
-      "peft: the model that the adapter belongs to" },
-    { "--no-tokenizer", OPT_FLAG, offsetof(struct import_args, bare), NULL,
-      "hf: leave the tokenizer out when attune cannot read it" },
-};
-
-static int import(struct at_ctx *cx, const void *args, char *const *pos, int n)
-{
-    static const struct { const char *kind, *args; int n; } kinds[] = {
-        { "hf", "DIR OUT.h5", 3 }, { "peft", "DIR OUT.h5 --base BASE.h5", 3 },
-        { "llama2c", "WEIGHTS.bin TOKENIZER.bin OUT.h5", 4 },
-    };
-    const struct import_args *a = args;
-    size_t i = 0;
-    int rc;
-    while (i < AT_COUNT(kinds) && strcmp(pos[0], kinds[i].kind) != 0)
-        i++;
-    if (i == AT_COUNT(kinds))
-        return at_fail(cx, AT_EINVAL, "import '%s': known are hf, peft, "
-                       "llama2c", pos[0]);
-    if (n != kinds[i].n || (i == 1 && !a->base))
-        return at_fail(cx, AT_EINVAL, "usage: attune import %s %s",
-                       kinds[i].kind, kinds[i].args);
-    rc = i == 0   ? at_hf_import(cx, pos[1], pos[2], a->bare)
-         : i == 1 ? at_hf_import_peft(cx, pos[1], a->base, pos[2])
-                  : at_model_import_llama2c(cx, pos[1], pos[2], pos[3]);
-    if (rc == AT_OK)
-        printf("%s: written\n", pos[n - 1]);
-    return rc;
-}
-
-const struct cmd cmd_import = {
-    "import", "hf DIR OUT.h5 | peft DIR OUT.h5 --base BASE.h5 | "
-    "llama2c WEIGHTS.bin TOKENIZER.bin OUT.h5",
-    "make a model file of a foreign one", 1, 4, import_opts,
-    AT_COUNT(import_opts), sizeof(struct import_args), NULL, import
-};
 
 /* ---- generate -------------------------------------------------------------------- */
 
@@ -550,55 +506,4 @@ const struct cmd cmd_merge = {
     "merge", "RUN|CHECKPOINT OUT.h5",
     "write a plain model file, with its adapter added to the weights", 2, 2,
     merge_opts, AT_COUNT(merge_opts), sizeof(struct merge_args), NULL, merge
-};
-
-/* ---- export --------------------------------------------------------------------------- */
-
-struct export_args { const char *format, *dtype; bool merge; };
-
-#define EXPORT(field) offsetof(struct export_args, field)
-
-static const struct opt export_opts[] = {
-    { "--format", OPT_TEXT, EXPORT(format), "NAME",
-      "hf: a model for transformers; peft: an adapter for PEFT (hf)" },
-    { "--merge", OPT_FLAG, EXPORT(merge), NULL,
-      "hf: add the adapter to the weights" },
-    { "--dtype", OPT_TEXT, EXPORT(dtype), "NAME",
-      "float32, float16 or bfloat16 (what was imported, else float32)" },
-};
-
-static void export_defaults(void *args)
-{
-    ((struct export_args *)args)->format = "hf";
-}
-
-static int export(struct at_ctx *cx, const void *args, char *const *pos, int n)
-{
-    const struct export_args *a = args;
-    const struct at_hf_out o = { .dtype = a->dtype, .merge = a->merge };
-    struct at_hf_said said = { 0 };
-    bool peft = strcmp(a->format, "peft") == 0;
-    int rc;
-    (void)n;
-    if (!peft && strcmp(a->format, "hf") != 0)
-        return at_fail(cx, AT_EINVAL, "--format %s: known are hf, peft",
-                       a->format);
-    if (peft && a->merge)
-        return at_fail(cx, AT_EINVAL, "--merge makes a model, which is --format "
-                       "hf");
-    rc = peft ? at_hf_export_peft(cx, pos[0], pos[1], a->dtype)
-              : at_hf_export(cx, pos[0], pos[1], &o, &said);
-    if (rc == AT_OK && said.merged)
-        printf("%s: written, adapter merged; largest logit difference to the "
-               "adapted model %.2e, likeliest token %s\n", pos[1],
-               said.largest, said.same_token ? "the same" : "NOT the same");
-    else if (rc == AT_OK)
-        printf("%s: written\n", pos[1]);
-    return rc;
-}
-
-const struct cmd cmd_export = {
-    "export", "RUN|FILE DIR", "write a folder of Hugging Face's", 2, 2,
-    export_opts, AT_COUNT(export_opts), sizeof(struct export_args),
-    export_defaults, export
 };

@@ -5,8 +5,7 @@
 
 #include <string.h>
 
-/* *jinja NULL: the file has none.                                             */
-static int own_template(struct at_ctx *cx, struct at_h5 *f, const char **jinja)
+int at_chat_own(struct at_ctx *cx, struct at_h5 *f, const char **jinja)
 {
     json_t *config = NULL;
     const char *text;
@@ -39,7 +38,7 @@ int at_chat_choose(struct at_ctx *cx, struct at_h5 *f, const char *path,
         return at_fail(cx, AT_EINVAL, "there is no chat template '%s'; there "
                        "are %s, and auto: the model's own", name,
                        at_chat_names());
-    rc = own_template(cx, f, &jinja);
+    rc = at_chat_own(cx, f, &jinja);
     *c = rc == AT_OK && jinja ? at_chat_recognise(jinja) : NULL;
     if (rc < 0 || !name || *c)
         return rc;

@@ -14,4 +14,8 @@ int at_chat_choose(struct at_ctx *cx, struct at_h5 *f, const char *path,
 void at_chat_warn(struct at_ctx *cx, const struct at_chat *c,
                   const struct at_tok *tok);
 
+/* The chat template that an import kept in the file, in the run's arena; NULL:
+ * it has none.                                                               */
+int at_chat_own(struct at_ctx *cx, struct at_h5 *f, const char **jinja);
+
 #endif

@@ -171,6 +171,12 @@ static double speed(const struct at_decoder *d, double theta,
                       (d->scale_high - d->scale_low);
 }
 
+double at_decoder_slowing(const struct at_decoder *d, size_t pair)
+{
+    return speed(d, d->rope_theta, AT_SCALING_NONE, pair) /
+           speed(d, d->rope_theta, d->scaling, pair);
+}
+
 static void fill_table(at_real *t, const struct at_decoder *d, double theta,
                        enum at_scaling scaling)
 {

@@ -107,6 +107,8 @@ struct at_decoder_options {
  * 0.  K/2 pairs: i and i+K/2, of which those with i < rotary/2 turn.          */
 int at_decoder_rope(struct at_ctx *cx, struct at_arena *a,
                     const struct at_decoder *d, const at_real **cs);
+/* How many times slower a pair (that turns) turns than without scaling.      */
+double at_decoder_slowing(const struct at_decoder *d, size_t pair);
 /* The hidden states after the final norm, [N,C].                             */
 struct at_val *at_decoder_hidden(struct at_graph *g,
                                  const struct at_decoder *d,

@@ -1,0 +1,32 @@
+/* A certificate: that an exported model is the one that was trained.  The
+ * export is read back and both are run on fixed prompts.                     */
+#ifndef AT_CERTIFICATE_H
+#define AT_CERTIFICATE_H
+
+#include "base/base.h"
+
+struct at_certificate {
+    size_t prompts, positions;  /* what was compared                          */
+    double largest;             /* difference of two logits                   */
+    double kl;                  /* mean, nats: trained model to exported one  */
+    double kl_most;             /* what passes                                */
+    double agree;               /* share of positions: the same likeliest     */
+    bool same_ids;              /* prompts become the same tokens             */
+    bool same_ends;             /* bos and eos                                */
+    bool same_chat;             /* chat template                              */
+    bool words;                 /* there is a tokenizer; else ids were made up */
+};
+
+/* trained: a model file, checkpoint or run, its adapter applied; exported: the
+ * model file that reading the export gave.  kl_most: from the type the weights
+ * were written in.                                                           */
+int at_certify(struct at_ctx *cx, const char *trained, const char *exported,
+               double kl_most, struct at_certificate *c);
+/* An error that says what differs, unless all is well.                       */
+int at_certificate_check(struct at_ctx *cx, const struct at_certificate *c);
+/* Writes it as JSON; type names what the weights were written in.            */
+int at_certificate_write(struct at_ctx *cx, const struct at_certificate *c,
+                         const char *trained, const char *type,
+                         const char *path);
+
+#endif

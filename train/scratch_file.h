@@ -1,0 +1,14 @@
+/* A file for a while, in a folder of its own where temporary files go.       */
+#ifndef AT_SCRATCH_FILE_H
+#define AT_SCRATCH_FILE_H
+
+#include "base/base.h"
+
+struct at_scratch_file { char dir[4096], path[4200]; };
+
+/* Makes the folder; the file is the caller's to write.                       */
+int at_scratch_file(struct at_ctx *cx, const char *name,
+                    struct at_scratch_file *f);
+void at_scratch_file_remove(const struct at_scratch_file *f);
+
+#endif
