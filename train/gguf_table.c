@@ -106,7 +106,10 @@ int at_gguf_arch_of(struct at_ctx *cx, const struct at_decoder *d,
     rc = at_decoder_family(cx, d->family, &usual);
     if (rc < 0)
         return rc;
-    if (d->act != usual.act || d->norm_place != usual.norm_place)
+    /* Of the two GELUs llama.cpp has the one by tanh, and calls both so.      */
+    if (d->norm_place != usual.norm_place ||
+        (d->act != usual.act && (usual.act != AT_GELU_ERF ||
+                                 d->act != AT_GELU_TANH)))
         return refuse(cx, a, "other activation, or place of norms, than its "
                       "family");
     if (d->no_attn || d->no_mlp)

@@ -33,8 +33,7 @@ CONFIGS = {
     "olmo2": tf.Olmo2Config(**SIZES, **KV),
     "gemma3": tf.Gemma3TextConfig(**SIZES, **KV, head_dim=32,
                                   query_pre_attn_scalar=32, sliding_window=32),
-    "gpt_neox": tf.GPTNeoXConfig(**SIZES, rotary_pct=0.25,
-                                 hidden_act="gelu_new"),
+    "gpt_neox": tf.GPTNeoXConfig(**SIZES, rotary_pct=0.25),
     "gpt2": tf.GPT2Config(vocab_size=96, n_embd=64, n_layer=3, n_head=4,
                           n_positions=128),
 }
