@@ -199,14 +199,14 @@ static void another_model_gets_no_certificate(void **state)
     struct place *p = *state;
     struct at_certificate c;
     import(p, "llama-tied");
-    OK(&p->cx, at_certify(&p->cx, p->h5, p->h5, 1e-6, &c));
+    OK(&p->cx, at_certify(&p->cx, p->h5, p->h5, true, 1e-6, &c));
     OK(&p->cx, at_certificate_check(&p->cx, &c));
     assert_true(c.kl == 0 && c.agree == 1);
     assert_int_equal(rename(p->h5, p->back), 0);
     import(p, "mistral");
-    OK(&p->cx, at_certify(&p->cx, p->h5, p->back, 1e-6, &c));
+    OK(&p->cx, at_certify(&p->cx, p->h5, p->back, true, 1e-6, &c));
     assert_int_equal(at_certificate_check(&p->cx, &c), AT_EINVAL);
-    OK(&p->cx, at_certify(&p->cx, SHIPPED, p->back, 1e-6, &c));
+    OK(&p->cx, at_certify(&p->cx, SHIPPED, p->back, true, 1e-6, &c));
     assert_int_equal(at_certificate_check(&p->cx, &c), AT_EINVAL);
     c = (struct at_certificate){ .same_ids = true, .same_ends = true,
                                  .kl = NAN, .kl_most = 1, .same_chat = true };

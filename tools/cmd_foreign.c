@@ -73,16 +73,21 @@ static bool ends_in(const char *s, const char *tail)
     return n >= t && strcmp(s + n - t, tail) == 0;
 }
 
+static void print_certificate(const char *out, const struct at_certificate *c)
+{
+    printf("%s: written and read back: largest logit difference %.2e, likeliest "
+           "token the same at %.0f %% of %zu places, %.2e nats lost\n", out,
+           c->largest, 100 * c->agree, c->positions, c->kl);
+}
+
 static int export_hf(struct at_ctx *cx, const struct export_args *a,
                      char *const *pos)
 {
     const struct at_hf_out o = { .dtype = a->dtype, .merge = a->merge };
     struct at_hf_said said = { 0 };
     int rc = at_hf_export(cx, pos[0], pos[1], &o, &said);
-    if (rc == AT_OK && said.merged)
-        printf("%s: written, adapter merged; largest logit difference to the "
-               "adapted model %.2e, likeliest token %s\n", pos[1],
-               said.largest, said.same_token ? "the same" : "NOT the same");
+    if (rc == AT_OK && said.certified)
+        print_certificate(pos[1], &said.c);
     else if (rc == AT_OK)
         printf("%s: written\n", pos[1]);
     return rc;
@@ -108,9 +113,7 @@ static int export_gguf(struct at_ctx *cx, const struct export_args *a,
     struct at_certificate c;
     int rc = at_gguf_export(cx, pos[0], pos[1], &how, &c);
     if (rc == AT_OK)
-        printf("%s: written and read back: largest logit difference %.2e, "
-               "likeliest token the same at %.0f %% of %zu places, %.2e nats "
-               "lost\n", pos[1], c.largest, 100 * c.agree, c.positions, c.kl);
+        print_certificate(pos[1], &c);
     return rc;
 }
 

@@ -36,7 +36,7 @@ struct answers {                /* of one model                               */
 static int tokens(struct at_ctx *cx, const struct at_infer *in, size_t p,
                   struct answers *a)
 {
-    const struct at_tok *tok = in->m->tok;
+    const struct at_tok *tok = a->words ? in->m->tok : NULL;
     size_t most = in->m->d.P - 1 < LONGEST ? in->m->d.P - 1 : LONGEST;
     struct at_tok_ids ids = { 0 };
     int rc = AT_OK;
@@ -72,16 +72,18 @@ static int run(struct at_ctx *cx, struct at_infer *in, struct answers *a)
     return rc;
 }
 
-static int ask(struct at_ctx *cx, const char *path, struct answers *a)
+static int ask(struct at_ctx *cx, const char *path, bool words,
+               struct answers *a)
 {
     struct at_infer *in;
     int rc = at_infer_open(cx, path, "cpu", 0, 1, LONGEST + 1, 0, 0, &in);
     if (rc < 0)
         return rc;
-    a->words = in->m->tok != NULL;
+    a->words = words && in->m->tok;
     a->bos = a->words ? at_tok_bos(in->m->tok) : AT_TOK_NONE;
     a->eos = a->words ? at_tok_eos(in->m->tok) : AT_TOK_NONE;
-    rc = at_chat_own(cx, in->m->base ? in->m->base : in->m->f, &a->chat);
+    rc = a->words ? at_chat_own(cx, in->m->base ? in->m->base : in->m->f,
+                                &a->chat) : AT_OK;
     if (rc == AT_OK)
         rc = run(cx, in, a);
     at_infer_close(in);
@@ -125,12 +127,12 @@ static void compare(const struct answers *a, const struct answers *b,
 }
 
 int at_certify(struct at_ctx *cx, const char *trained, const char *exported,
-               double kl_most, struct at_certificate *c)
+               bool words, double kl_most, struct at_certificate *c)
 {
     struct answers *a = at_alloc_n(cx, &cx->run, 2, sizeof *a), *b = a + 1;
-    int rc = a ? ask(cx, trained, a) : AT_ENOMEM;
+    int rc = a ? ask(cx, trained, words, a) : AT_ENOMEM;
     if (rc == AT_OK)
-        rc = ask(cx, exported, b);
+        rc = ask(cx, exported, words, b);
     if (rc < 0)
         return at_note(cx, rc, "comparing the export with %s", trained);
     *c = (struct at_certificate){ .prompts = PROMPTS, .positions = a->n,
@@ -181,7 +183,7 @@ int at_certificate_write(struct at_ctx *cx, const struct at_certificate *c,
                  "\"same_chat_template\": %s}\n", type, c->prompts,
                  c->positions, c->largest, c->kl, c->kl_most, c->agree,
                  c->words ? "true" : "null", c->words ? "true" : "null",
-                 c->same_chat ? "true" : "false");
+                 c->words ? "true" : "null");
     rc = at_text_ok(cx, &t);
     if (rc == AT_OK)
         rc = at_write_file(cx, path, t.s, t.n);

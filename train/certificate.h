@@ -18,10 +18,11 @@ struct at_certificate {
 };
 
 /* trained: a model file, checkpoint or run, its adapter applied; exported: the
- * model file that reading the export gave.  kl_most: from the type the weights
- * were written in.                                                           */
+ * model file that reading the export gave.  words: both read texts, else ids
+ * from all over the vocabulary are the prompts.  kl_most: from the type the
+ * weights were written in.                                                   */
 int at_certify(struct at_ctx *cx, const char *trained, const char *exported,
-               double kl_most, struct at_certificate *c);
+               bool words, double kl_most, struct at_certificate *c);
 /* An error that says what differs, unless all is well.                       */
 int at_certificate_check(struct at_ctx *cx, const struct at_certificate *c);
 /* Writes it as JSON; type names what the weights were written in.            */

@@ -226,7 +226,7 @@ static int certify(struct export *e, const char *path, const char *gguf,
         return rc;
     rc = at_gguf_import(e->cx, gguf, back.path, e->in->m->tok == NULL);
     if (rc == AT_OK)
-        rc = at_certify(e->cx, path, back.path, kl_most(e->type), c);
+        rc = at_certify(e->cx, path, back.path, true, kl_most(e->type), c);
     at_scratch_file_remove(&back);
     if (rc == AT_OK)
         rc = at_certificate_check(e->cx, c);

@@ -8,6 +8,7 @@
 
 #include "data/json.h"
 #include "data/safetensors.h"
+#include "train/certificate.h"
 #include "train/model_file.h"
 
 /* ---- families ------------------------------------------------------------- */
@@ -66,12 +67,14 @@ struct at_hf_out {
     bool merge;                 /* add the adapter to the weights             */
     uint64_t shard_bytes;       /* a file's most; 0: 5 GB                     */
 };
-struct at_hf_said {             /* see at_infer_merge                         */
-    double largest;
+struct at_hf_said {
+    double largest;             /* see at_infer_merge                         */
     bool merged, same_token;
+    bool certified;             /* models that write text are                 */
+    struct at_certificate c;
 };
 /* A model file, checkpoint or run becomes the folder `dir`, which must not
- * exist or be empty.                                                         */
+ * exist or be empty; attune-certificate.json in it says how alike the two are. */
 int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
                  const struct at_hf_out *o, struct at_hf_said *said);
 

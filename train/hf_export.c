@@ -4,9 +4,11 @@
 
 #include "train/hf_folder.h"
 #include "train/infer.h"
+#include "train/scratch_file.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const uint64_t shard_bytes = UINT64_C(5000000000);
 
@@ -19,7 +21,9 @@ struct out {                    /* a tensor of theirs                         */
 
 struct export {
     struct at_ctx *cx;
+    const char *path;           /* of the model                               */
     const struct at_infer *in;
+    struct at_hf_said *said;
     const struct at_hf_family *family;
     enum at_st_type type;
     uint64_t shard_bytes;
@@ -296,18 +300,45 @@ static int choose_type(struct export *e, const char *dtype)
                        : rc;
 }
 
+/* Reads the folder back and runs it beside the model.                        */
+static int certify(struct export *e, const char *dir)
+{
+    struct at_ctx *cx = e->cx;
+    const char *tok = at_sprintf(cx, &cx->run, "%s/tokenizer.json", dir);
+    const char *note = at_sprintf(cx, &cx->run, "%s/attune-certificate.json",
+                                  dir);
+    double most = e->type == AT_ST_F32 ? 1e-6 : 0.01;   /* nats               */
+    bool words = tok && access(tok, R_OK) == 0;
+    struct at_scratch_file back;
+    int rc = tok && note ? at_scratch_file(cx, "back.h5", &back) : AT_ENOMEM;
+    if (rc < 0)
+        return rc;
+    rc = at_hf_import(cx, dir, back.path, !words);
+    if (rc == AT_OK)
+        rc = at_certify(cx, e->path, back.path, words, most, &e->said->c);
+    at_scratch_file_remove(&back);
+    if (rc == AT_OK)
+        rc = at_certificate_check(cx, &e->said->c);
+    e->said->certified = rc == AT_OK;
+    return rc == AT_OK ? at_certificate_write(cx, &e->said->c, e->path,
+                                              at_st_type_name(e->type), note)
+                       : rc;
+}
+
 static int write_folder(struct at_ctx *cx, void *self, const char *dir)
 {
     struct export *e = self;
     int rc = write_weights(e, dir);
     (void)cx;
-    return rc == AT_OK ? write_files(e, dir) : rc;
+    if (rc == AT_OK)
+        rc = write_files(e, dir);
+    return rc == AT_OK && !desc(e)->value ? certify(e, dir) : rc;
 }
 
 int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
                  const struct at_hf_out *o, struct at_hf_said *said)
 {
-    struct export e = { .cx = cx, .shard_bytes = o->shard_bytes
+    struct export e = { .cx = cx, .path = path, .said = said, .shard_bytes = o->shard_bytes
                                                      ? o->shard_bytes
                                                      : shard_bytes };
     struct at_infer *in;
