@@ -148,21 +148,21 @@ const struct at_key at_keys[] = {
               "take turns." },
 
     { "objective", CHOICE("lm|sft|dpo|ipo|simpo|orpo|reward|regression|binary|"
-                          "rloo|grpo|distil", "lm"),
+                          "rloo|grpo|ppo|distil", "lm"),
       .also = "loss task stage",
       .help = "lm: learn every token; sft: learn the tokens whose role in the "
               "dataset says so (answers, not questions); dpo, ipo, simpo, "
               "orpo: learn from preferences; reward: a reward model from "
               "preferences (Bradley-Terry); regression, binary: a reward model "
-              "from scores, or from labels 0 and 1; rloo, grpo: towards a "
+              "from scores, or from labels 0 and 1; rloo, grpo, ppo: towards a "
               "palette, by texts that the model draws itself; distil: towards "
               "a palette, by a dataset of draws (`attune rollout`)." },
     { "align.beta", REAL(1e-9, 1e9, "0.1"),
-      .with = "objective=dpo|ipo|simpo|orpo|rloo|grpo",
+      .with = "objective=dpo|ipo|simpo|orpo|rloo|grpo|ppo",
       .also = "beta dpo_beta pref_beta kl_coef init_kl_coef",
       .help = "How firmly the model is held to the reference (dpo, ipo); scale "
               "of the reward (simpo: 2 is usual); weight of the odds ratio "
-              "(orpo); price of a nat of divergence (rloo, grpo: 1 is what a "
+              "(orpo); price of a nat of divergence (rloo, grpo, ppo: 1 is what a "
               "palette's weights are solved for)." },
     { "align.smoothing", REAL(0, 0.499999, "0"),
       .with = "objective=dpo|simpo|reward", .also = "label_smoothing",
@@ -171,25 +171,61 @@ const struct at_key at_keys[] = {
       .also = "simpo_gamma gamma",
       .help = "How far apart the rewards of chosen and rejected should be." },
     { "align.palette", TEXT(PATH, ""),
-      .with = "objective=rloo|grpo|distil",
+      .with = "objective=rloo|grpo|ppo|distil",
       .help = "Values, weights and targets, as `attune palette --format json` "
               "wrote them." },
     { "align.commands", BOOL("false"), .with = "align.palette",
       .help = "Let the palette's values run commands (kind command)." },
-    { "align.samples", INT(2, 4096, "8"), .with = "objective=rloo|grpo",
+    { "align.samples", INT(1, 4096, "8"), .with = "objective=rloo|grpo|ppo",
       .also = "num_generations rloo_k group_size", .unit = "texts",
-      .help = "Texts drawn for a prompt; batch.rows is a multiple." },
-    { "align.max_tokens", INT(1, 1048576, "64"), .with = "objective=rloo|grpo",
+      .help = "Texts drawn for a prompt; batch.rows is a multiple.  rloo and "
+              "grpo compare them, and need at least 2." },
+    { "align.max_tokens", INT(1, 1048576, "64"),
+      .with = "objective=rloo|grpo|ppo",
       .also = "max_completion_length response_length", .unit = "tokens",
       .help = "Longest text drawn." },
     { "align.prompt_tokens", INT(0, 1048576, "0"),
-      .with = "objective=rloo|grpo", .unit = "tokens",
+      .with = "objective=rloo|grpo|ppo", .unit = "tokens",
       .help = "Data of plain texts: their first so many tokens are the "
               "prompt." },
-    { "align.clip", REAL(0, 1e9, "0.2"), .with = "objective=rloo|grpo",
+    { "align.clip", REAL(0, 1e9, "0.2"), .with = "objective=rloo|grpo|ppo",
       .also = "epsilon cliprange clip_range",
       .help = "How far the ratio of new to old probability may leave 1." },
-    { "align.rate", REAL(0, 1e9, "0.05"), .with = "objective=rloo|grpo",
+    { "align.epochs", INT(1, 1000, "4"), .with = "objective=ppo",
+      .also = "num_ppo_epochs ppo_epochs",
+      .help = "Times that the texts of a round are learnt, in another order "
+              "each time." },
+    { "align.minibatches", INT(1, 100000, "1"), .with = "objective=ppo",
+      .also = "num_mini_batches mini_batch_size", .unit = "steps",
+      .help = "A round's texts are those of so many steps: rows x accumulate "
+              "x minibatches." },
+    { "align.gamma", REAL(0, 1, "1"), .with = "objective=ppo",
+      .also = "discount",
+      .help = "Worth of a reward one token later; below 1 the optimum is not "
+              "the palette's." },
+    { "align.lambda", REAL(0, 1, "0.95"), .with = "objective=ppo",
+      .also = "lam gae_lambda",
+      .help = "Advantages: 1 counts all that follows a token as it came, 0 "
+              "what the critic expects behind the next one." },
+    { "align.whiten", BOOL("true"), .with = "objective=ppo",
+      .also = "whiten_advantages whiten_rewards",
+      .help = "Advantages of a round to mean 0 and variance 1." },
+    { "align.critic_weight", REAL(0, 1e9, "0.1"), .with = "objective=ppo",
+      .also = "vf_coef value_coef",
+      .help = "Weight of the critic's loss; its gradient reaches the trunk and "
+              "adapters that it shares with the policy." },
+    { "align.critic_clip", REAL(0, 1e9, "0.2"), .with = "objective=ppo",
+      .also = "cliprange_value",
+      .help = "How far the critic may move from what it said when the text was "
+              "drawn; 0: any way." },
+    { "align.kl_target", REAL(0, 1e9, "0"), .with = "objective=ppo",
+      .also = "target_kl target", .unit = "nats",
+      .help = "Divergence that align.beta is adapted to; 0: it stays, as a "
+              "palette's weights ask for." },
+    { "align.kl_horizon", REAL(1, 1e15, "10000"),
+      .with = "align.kl_target", .also = "horizon", .unit = "texts",
+      .help = "Texts in which it may change by a fifth, at most." },
+    { "align.rate", REAL(0, 1e9, "0.05"), .with = "objective=rloo|grpo|ppo",
       .help = "How fast weights follow the targets that the model in training "
               "misses (dual ascent, in units of each value's variance); 0: "
               "they stay as solved." },

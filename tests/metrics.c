@@ -50,6 +50,7 @@ static struct at_metrics_row row_of(uint64_t step, bool eval)
     struct at_metrics_row r = { .step = step, .eval = eval,
         .loss = 1.0 / (double)(step + 3), .loss_se = 0.1,
         .accuracy = NAN, .margin = 0.25, .reward = NAN, .kl = NAN,
+        .clipped = NAN, .critic = NAN,
         .tokens = 512 * step, .targets = 100, .all_tokens = 1u << 30,
         .tokens_per_s = 1234.5678901234567, .peak_bytes = 1ull << 33,
         .time_s = 0.25 * (double)step };
@@ -137,10 +138,10 @@ static void what_is_not_finite_is_said(void **state)
         "\"time_s\":0.75,"
         "\"nonfinite\":\"loss=nan grad_norm=inf grad_z=-inf\"}\n");
     assert_string_equal(slurp(&cx, &d, "metrics.csv"),
-        "step,split,loss,loss_se,accuracy,margin,reward,kl,grad_norm,grad_z,"
+        "step,split,loss,loss_se,accuracy,margin,reward,kl,clipped,critic,grad_norm,grad_z,"
         "lr,skipped,tokens,targets,all_tokens,epoch,index,offset,tokens_per_s,peak_bytes,time_s,"
         "nonfinite\n"
-        "3,train,,0.1,,0.25,,,,,0.0005,true,1536,100,1073741824,1,9007199254740993,7,"
+        "3,train,,0.1,,0.25,,,,,,,0.0005,true,1536,100,1073741824,1,9007199254740993,7,"
         "1234.5678901234567,8589934592,0.75,loss=nan grad_norm=inf "
         "grad_z=-inf\n");
     OK(&cx, at_metrics_read(&cx, &cx.run, d.path, &got, &n, &torn));

@@ -146,6 +146,10 @@ static const char palette[] =
     "{\"names\": [\"length\", \"e\"], \"specs\": [\"length\", \"pattern:e\"], "
     "\"lambda\": [0.2, 0.5], \"target\": [9, 0.9], \"feasible\": true}";
 
+static const char letters[] =
+    "{\"names\": [\"letters\"], \"specs\": [\"pattern:[a-m]\"], "
+    "\"lambda\": [1.5], \"target\": [null], \"feasible\": true}";
+
 static const char policy[] =
     "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
     "data: {path: %s/pairs.h5}\nbatch: {rows: 8, length: 48, accumulate: 2}\n"
@@ -153,6 +157,25 @@ static const char policy[] =
     "max_tokens: 12, beta: 1}\nlora: {rank: 4, targets: proj}\n"
     "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4, batches: 1}\n"
     "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
+/* A round of 32 texts is learnt twice, by halves: checkpoints fall into it.   */
+static const char ppo[] =
+    "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
+    "data: {path: %s/pairs.h5}\nbatch: {rows: 8, length: 48, accumulate: 2}\n"
+    "objective: ppo\nalign: {palette: %s/palette.json, samples: 1, epochs: 2, "
+    "minibatches: 2, max_tokens: 12, beta: 1, critic_clip: 1}\n"
+    "lora: {rank: 4, targets: proj}\n"
+    "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 3, batches: 1}\n"
+    "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
+/* Texts of one token, one value: what training is to reach is known.          */
+static const char bandit[] =
+    "seed: 3\nthreads: 1\nmodel: {path: %s/base.h5}\n"
+    "data: {path: %s/pairs.h5}\nbatch: {rows: 64, length: 32}\n"
+    "objective: ppo\nalign: {palette: %s/letters.json, samples: 1, epochs: 4, "
+    "max_tokens: 1, beta: 1, rate: 0, critic_clip: 0}\n"
+    "optim: {lr: 3e-3}\nschedule: {name: linear, min_ratio: 0.1}\n"
+    "train: {steps: 160}\ncheckpoint: {every: 0}\nrun: %s/%s\n";
 
 /* 448 rows a batch: two blocks.                                              */
 static const char away[] =
@@ -191,6 +214,10 @@ static int parse(struct at_ctx *cx, const char *text, const char *run,
         snprintf(yaml, sizeof yaml, scratch, dir, dir, dir, run);
     else if (text == policy)
         snprintf(yaml, sizeof yaml, policy, dir, dir, dir, dir, run);
+    else if (text == ppo)
+        snprintf(yaml, sizeof yaml, ppo, dir, dir, dir, dir, run);
+    else if (text == bandit)
+        snprintf(yaml, sizeof yaml, bandit, dir, dir, dir, dir, run);
     else if (text == prefer)
         snprintf(yaml, sizeof yaml, prefer, dir, dir, dir, run);
     for (size_t i = 0; i < AT_COUNT(adapted); i++)
@@ -311,6 +338,8 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         { away, LOCAL(", merged: true") }, { away_mlp, LOCAL("") },
         { away_linear, LOCAL(", merged: true") },
         { lora, SPARSE("") }, { away_linear, SPARSE(", variant: published") },
+        { ppo, NULL }, { ppo, "lora.rank=0" },
+        { ppo, "align={kl_target: 0.05, kl_horizon: 100}" },
     };
     (void)state;
     for (size_t i = 0; i < AT_COUNT(kinds); i++) {
@@ -465,6 +494,51 @@ static void a_policy_is_learnt(void **state)
     at_ctx_finish(&cx);
 }
 
+/* The mean of the value over the lines [from, to) of a run's values.          */
+static double mean_of_rounds(const char *name, size_t from, size_t to)
+{
+    char path[64], *text;
+    double sum = 0, mean;
+    struct at_ctx cx;
+    size_t n, i = 0;
+    at_ctx_init(&cx);
+    snprintf(path, sizeof path, "%s/values.jsonl", name);
+    OK(&cx, at_read_file(&cx, &cx.run, in_dir(path), 0, &text, &n));
+    for (const char *s = text; (s = strstr(s, "\"mean\":")) != NULL; s++, i++)
+        if (i >= from && i < to) {
+            assert_int_equal(sscanf(s, "\"mean\":%lf", &mean), 1);
+            sum += mean / (double)(to - from);
+        }
+    assert_true(i >= to);
+    at_ctx_finish(&cx);
+    return sum;
+}
+
+/* The optimum of reward - beta KL is p0 e^(reward / beta) / Z, MAP's own
+ * distribution with beta 1: a share p of the texts with a reward of w becomes
+ * p e^(w/beta) / (1 - p + p e^(w/beta)).                                     */
+static void ppo_ends_at_the_tilt(void **state)
+{
+    static const struct { const char *name, *over; double beta; } runs[] = {
+        { "tilt1", NULL, 1 }, { "tilt3", "align.beta=3", 3 },
+    };
+    double p, w = 1.5;
+    (void)state;
+    assert_int_equal(run(bandit, "still", "optim.lr=0", NULL, NULL, NULL),
+                     AT_OK);
+    p = mean_of_rounds("still", 0, 40);
+    assert_true(p > 0.1 && p < 0.8);
+    for (size_t i = 0; i < AT_COUNT(runs); i++) {
+        double e = exp(w / runs[i].beta), want = p * e / (1 - p + p * e), got;
+        assert_int_equal(run(bandit, runs[i].name, runs[i].over, NULL, NULL,
+                             NULL), AT_OK);
+        got = mean_of_rounds(runs[i].name, 30, 40);
+        print_message("share %.3f, beta %g: %.3f, the tilt has %.3f\n", p,
+                      runs[i].beta, got, want);
+        assert_true(fabs(got - want) < 0.06);
+    }
+}
+
 /* Preferences are learnt: from no preference (log 2) to most of them right;
  * and a reward model reads its texts' ends.                                   */
 static void preferences_are_learnt(void **state)
@@ -531,6 +605,11 @@ static int planned(const char *name)
              (double)peak >= 0.98 * (double)plan);
 }
 
+static const char *text_of(const char *name)
+{
+    return strcmp(name, "killed_ppo") == 0 ? ppo : scratch;
+}
+
 static int child(const char *what, const char *where, const char *name)
 {
     struct rlimit most = { 60000, 60000 };
@@ -538,7 +617,8 @@ static int child(const char *what, const char *where, const char *name)
     int rc;
     memcpy(dir, where, sizeof dir);
     if (strcmp(what, "run") == 0)
-        return run(scratch, name, "checkpoint.every=1", NULL, NULL, NULL) < 0;
+        return run(text_of(name), name, "checkpoint.every=1", NULL, NULL,
+                   NULL) < 0;
     if (strcmp(what, "resume") == 0)
         return resume(name, NULL) < 0;
     if (strcmp(what, "planned") == 0)
@@ -558,19 +638,18 @@ static int child(const char *what, const char *where, const char *name)
 }
 
 /* A child is killed at a random moment, again and again, until it is done.   */
-static void killed_anywhere_nothing_is_lost(void **state)
+static void kill_and_resume(const char *whole, const char *name)
 {
     const char *asked = getenv("AT_KILLS");
     int kills = asked ? atoi(asked) : 12, done = 0, finished = 0;
     struct at_rng r = { (uint64_t)getpid(), AT_RNG_TEST, 3 };
-    (void)state;
     print_message("kill seed %d\n", (int)getpid());
     for (int i = 0; done < kills && i < 100 * kills; i++) {
         pid_t pid = fork();
         int status;
         assert_true(pid >= 0);
         if (pid == 0)
-            become(resumable("killed") ? "resume" : "run", "killed");
+            become(resumable(name) ? "resume" : "run", name);
         usleep((useconds_t)(at_rng_uniform(&r, 0, (uint64_t)i) * 60000));
         kill(pid, SIGKILL);
         assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -579,17 +658,30 @@ static void killed_anywhere_nothing_is_lost(void **state)
             continue;
         }
         assert_int_equal(WEXITSTATUS(status), 0);
-        same_runs("whole0", "killed");
+        same_runs(whole, name);
         finished++;
-        remove_run("killed");       /* and again, until there were enough     */
+        remove_run(name);       /* and again, until there were enough     */
     }
     print_message("%d kills, %d runs reached their end\n", done, finished);
-    if (resumable("killed"))
-        assert_int_equal(resume("killed", NULL), AT_OK);
+    if (resumable(name))
+        assert_int_equal(resume(name, NULL), AT_OK);
     else
-        assert_int_equal(run(scratch, "killed", "checkpoint.every=1", NULL,
+        assert_int_equal(run(text_of(name), name, "checkpoint.every=1", NULL,
                              NULL, NULL), AT_OK);
-    same_runs("whole0", "killed");
+    same_runs(whole, name);
+}
+
+static void killed_anywhere_nothing_is_lost(void **state)
+{
+    (void)state;
+    kill_and_resume("whole0", "killed");
+}
+
+/* While texts are drawn, between a round's steps, in its epochs.              */
+static void killed_while_it_draws_nothing_is_lost(void **state)
+{
+    (void)state;
+    kill_and_resume("whole30", "killed_ppo");
 }
 
 static void one_big_batch_equals_several_small(void **state)
@@ -1038,6 +1130,8 @@ static int setup(void **state)
     make_data(&cx, "tok.h5", "pairs.jsonl", "pairs.h5");
     OK(&cx, at_write_file(&cx, in_dir("palette.json"), palette,
                           sizeof palette - 1));
+    OK(&cx, at_write_file(&cx, in_dir("letters.json"), letters,
+                          sizeof letters - 1));
     make_data(&cx, "tok.h5", "prefs.jsonl", "prefs.h5");
     OK(&cx, at_run_train(&cx, recipe(&cx, scratch, "first", NULL, 0), true,
                          NULL, NULL));
@@ -1067,8 +1161,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_cannot_be_offloaded_is_refused),
         cmocka_unit_test(preferences_are_learnt),
         cmocka_unit_test(a_policy_is_learnt),
+        cmocka_unit_test(ppo_ends_at_the_tilt),
         cmocka_unit_test(recomputing_changes_no_bit_of_a_run),
         cmocka_unit_test(killed_anywhere_nothing_is_lost),
+        cmocka_unit_test(killed_while_it_draws_nothing_is_lost),
         cmocka_unit_test(one_big_batch_equals_several_small),
         cmocka_unit_test(packing_and_batch_size_change_no_loss),
         cmocka_unit_test(a_damaged_checkpoint_is_passed_over),

@@ -233,8 +233,7 @@ int at_checkpoint_write(struct at_job *j, bool is_best)
     if (rc == AT_OK)
         rc = put_moments(j, f);
     if (rc == AT_OK && j->roller)
-        rc = at_h5_put(cx, f, "value_weights", AT_H5_F64, 1, &j->weights.n,
-                       j->weights.weight);
+        rc = at_roller_put(cx, f, j->roller);
     if (rc < 0) {
         at_h5_close(f);
         return at_note(cx, rc, "writing a checkpoint");
@@ -292,8 +291,7 @@ static int read_one(struct at_job *j, uint64_t step)
     if (rc == AT_OK)
         rc = get_moments(j, m.f);
     if (rc == AT_OK && j->roller)
-        rc = at_h5_get(cx, m.f, "value_weights", AT_H5_F64, 1, &j->weights.n,
-                       j->weights.weight);
+        rc = at_roller_get(cx, m.f, j->roller);
     if (rc == AT_OK && j->offload)
         rc = at_offload_fold(j->offload);
     j->st->norm_mean = j->s.norm_mean;

@@ -80,8 +80,9 @@ static int mean_of_draws(struct at_job *j, struct at_eval_sum *sum,
         at_step_eval(j->st, &r->batch[0], sum);
         *tokens += r->batch[0].n_tokens;
         for (size_t v = 0; v < m; v++) {
-            mean[v] += r->mean[v] * (double)n;
-            var[v] += (r->var[v] + r->mean[v] * r->mean[v]) * (double)n;
+            double x = r->trial.mean[v];
+            mean[v] += x * (double)n;
+            var[v] += (r->trial.var[v] + x * x) * (double)n;
         }
         all += n;
     }
@@ -203,6 +204,8 @@ int at_evaluate(struct at_job *j, bool *best)
     row.margin = means.margin;
     row.reward = means.reward;
     row.kl = means.kl;
+    row.clipped = means.clipped;
+    row.critic = means.critic;
     row.targets = sum.n;
     row.time_s = at_now_s() - start;
     row.tokens_per_s = (double)row.tokens / fmax(row.time_s, 1e-9);

@@ -266,13 +266,16 @@ static int build(struct at_job *j)
                             "block") == 0,
         .train = true, .seed = (uint64_t)at_recipe_int(j->r, "seed"),
         .objective = j->objective,
-        .group = needs(j, AT_NEEDS_OLD) ? size_of(j, "align.samples")
-                                        : j->data->group,
+        .group = needs(j, AT_NEEDS_CRITIC) ? 1
+                 : needs(j, AT_NEEDS_OLD)  ? size_of(j, "align.samples")
+                                           : j->data->group,
         .reference = j->reference,
         .how = { .beta = at_recipe_real(j->r, "align.beta"),
                  .smoothing = at_recipe_real(j->r, "align.smoothing"),
                  .margin = at_recipe_real(j->r, "align.margin"),
-                 .clip = at_recipe_real(j->r, "align.clip") },
+                 .clip = at_recipe_real(j->r, "align.clip"),
+                 .critic_weight = at_recipe_real(j->r, "align.critic_weight"),
+                 .critic_clip = at_recipe_real(j->r, "align.critic_clip") },
     };
     size_t which;
     int rc;
@@ -403,8 +406,9 @@ static void count_steps(struct at_job *j)
     if (j->steps)
         return;
     for (uint64_t e = 0; e < epochs; e++)
-        rows += e == 0 || j->roller ? j->rows_an_epoch
-                                    : at_loader_rows(j->train, e);
+        rows += j->roller ? j->rows_an_epoch * j->roller->o.epochs
+                : e == 0  ? j->rows_an_epoch
+                          : at_loader_rows(j->train, e);
     j->steps = (rows + a_step - 1) / a_step;
 }
 
@@ -473,8 +477,9 @@ int at_job_open_beside(struct at_ctx *cx, struct at_recipe *r,
     if (rc == AT_OK)
         rc = check_router(j);
     if (rc == AT_OK)
-        rc = at_rules_create(cx, &cx->run, r, j->adapters.n > 0, j->d.value,
-                             &j->rules);
+        rc = at_rules_create(cx, &cx->run, r, j->adapters.n > 0,
+                             needs(j, AT_NEEDS_VALUE | AT_NEEDS_CRITIC),
+                             !j->d.value, &j->rules);
     if (rc == AT_OK)
         rc = build(j);
     if (rc == AT_OK)

@@ -83,6 +83,13 @@ int at_job_open_roller(struct at_job *j)
         .accumulate = size_of(j, "batch.accumulate"),
         .k = size_of(j, "align.samples"),
         .max_new = size_of(j, "align.max_tokens"),
+        .epochs = 1, .minibatches = 1,
+        .gae = { .beta = at_recipe_real(j->r, "align.beta"),
+                 .gamma = at_recipe_real(j->r, "align.gamma"),
+                 .lambda = at_recipe_real(j->r, "align.lambda"),
+                 .whiten = at_recipe_bool(j->r, "align.whiten") },
+        .kl_wanted = at_recipe_real(j->r, "align.kl_target"),
+        .kl_horizon = at_recipe_real(j->r, "align.kl_horizon"),
         .seed = (uint64_t)at_recipe_int(j->r, "seed"),
         .rate = at_recipe_real(j->r, "align.rate"),
         .eval_texts = at_recipe_int(j->r, "eval.every") == 0
@@ -92,6 +99,10 @@ int at_job_open_roller(struct at_job *j)
     };
     struct at_ctx *cx = j->cx;
     int rc;
+    if (needs(j, AT_NEEDS_CRITIC)) {
+        o.epochs = size_of(j, "align.epochs");
+        o.minibatches = size_of(j, "align.minibatches");
+    }
     act_on(j, "align.palette");
     rc = at_weights_read(cx, &cx->run, at_recipe_text(j->r, "align.palette"),
                          &j->weights);
@@ -103,14 +114,11 @@ int at_job_open_roller(struct at_job *j)
         rc = at_tok_coder_create(cx, j->tok, &j->coder);
     act_on(j, "align.samples");
     if (rc == AT_OK)
-        rc = at_roller_create(cx, &o, &j->d, &j->ps, j->k,
+        rc = at_roller_create(cx, &o, j->st, &j->d, &j->ps, j->k,
                               at_adapters_attach_quietly, &j->adapters, j->tok,
                               j->coder, &j->values, &j->weights, &j->roller);
     if (rc < 0)
         return rc;
-    j->st->score = j->roller->reward;
-    j->st->score_stride = 1;
-    j->st->old = (const float *const *)j->roller->old;
     j->memory[AT_MEM_SAMPLES] += at_generator_bytes(j->roller->gen);
     return AT_OK;
 }

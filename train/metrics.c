@@ -29,6 +29,9 @@ const struct at_metric_column at_metric_columns[] = {
          "rejected"),
     MEAN(reward, NULL, "mean reward of the texts"),
     MEAN(kl, "nats", "mean divergence from the reference"),
+    MEAN(clipped, NULL, "share of the ratios of new to old probability that "
+         "were clipped"),
+    MEAN(critic, NULL, "half the mean squared miss of the critic"),
     REAL(grad_norm, NULL, "Euclidean norm of the gradient", 1, 0, 0),
     REAL(grad_z, NULL, "its distance from the running mean, in standard "
          "deviations", 1, 0, 0),

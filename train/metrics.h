@@ -28,6 +28,7 @@ struct at_metrics_row {
     bool skipped;               /* not finite, the weights stayed             */
     double loss, loss_se;       /* mean over targets, its standard error      */
     double accuracy, margin, reward, kl;    /* NaN: not measured              */
+    double clipped, critic;                 /* likewise                       */
     double grad_norm, grad_z, lr;
     uint64_t tokens, targets;   /* of this step or evaluation                 */
     uint64_t all_tokens;      /* trained on since the run began             */

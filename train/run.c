@@ -41,7 +41,8 @@ static int log_step(struct at_loop *l, const struct at_step_result *r)
     struct at_metrics_row row = {
         .step = j->s.step, .skipped = r->skipped, .loss = r->loss,
         .loss_se = r->loss_se, .accuracy = r->accuracy, .margin = r->margin,
-        .reward = r->reward, .kl = r->kl, .grad_norm = r->grad_norm, .grad_z = r->grad_z,
+        .reward = r->reward, .kl = r->kl, .clipped = r->clipped,
+        .critic = r->critic, .grad_norm = r->grad_norm, .grad_z = r->grad_z,
         .lr = r->lr, .tokens = r->n_tokens, .targets = r->n_targets,
         .all_tokens = j->s.tokens, .epoch = l->batch[0]->from.epoch,
         .index = l->batch[0]->from.index, .offset = l->batch[0]->from.offset,
@@ -163,9 +164,9 @@ int at_loop_conclude(struct at_loop *l, int rc, const struct at_step_result *r)
         }
     }
     rc = log_step(l, r);
-    if (rc == AT_OK && j->roller) {
-        rc = at_job_log_values(j, false, j->roller->d.n, j->roller->mean,
-                               j->roller->var);
+    if (rc == AT_OK && j->roller && at_roller_ends(j->roller, j->s.step)) {
+        const struct at_round *t = &j->roller->now;
+        rc = at_job_log_values(j, false, t->d.n, t->mean, t->var);
         at_roller_follow(j->roller);
     }
     j->s.eval_due = (j->eval || j->roller) && every(j, "eval.every");
@@ -511,7 +512,8 @@ int at_run_replay(struct at_ctx *cx, const char *dir, uint64_t step,
         j->s.step++;
         j->s.cursor = next;
         rc = move_weights(&l, r);
-        if (j->roller && j->s.step < step)
+        if (j->roller && j->s.step < step &&
+            at_roller_ends(j->roller, j->s.step))
             at_roller_follow(j->roller);
         if (rc == AT_ENONFINITE && j->s.step < step)
             rc = AT_OK;         /* as the run itself did, or it had stopped   */

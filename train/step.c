@@ -21,10 +21,11 @@ static struct at_val *taught_loss(struct at_step *st, struct at_graph *g,
 
 /* The end of a graph over hidden states: roots, and backward where it trains. */
 static int finish(struct at_step *st, struct at_graph *g, struct at_val *hidden,
-                  bool train, struct at_step_io *io)
+                  enum pass pass, struct at_step_io *io)
 {
     const struct at_objective *o = st->set.objective;
     struct at_val *head = at_decoder_head(g, st->d), *roots[3];
+    bool train = pass == TRAIN;
     int n = 1, rc = AT_OK;
     if (!o && train && st->set.teacher) {
         roots[0] = io->loss = taught_loss(st, g, hidden, head, io);
@@ -41,13 +42,16 @@ static int finish(struct at_step *st, struct at_graph *g, struct at_val *hidden,
         roots[0] = io->value = at_decoder_value(g, st->d, hidden);
     } else {
         roots[0] = io->ce = at_linear_ce(g, hidden, head, io->target, NULL);
+        if ((o->needs & AT_NEEDS_CRITIC) && pass != REF)
+            roots[n++] = io->value = at_decoder_value(g, st->d, hidden);
     }
-    if (!head || !roots[0])
+    if (!head || !roots[0] || !roots[n - 1])
         return st->cx->err.code;
-    if (train && o)
-        io->seed = at_input(g, "derivative", AT_REAL, roots[0]->shape);
+    for (int i = 0; i < n && train && o; i++)
+        io->seed[i] = at_input(g, i ? "critic's derivative" : "derivative",
+                               AT_REAL, roots[i]->shape);
     if (train)
-        rc = at_grad(g, roots[0], io->seed);
+        rc = o ? at_grads(g, roots, io->seed, n) : at_grad(g, roots[0], NULL);
     return rc == AT_OK ? at_plan_create(g, roots, n, &io->plan) : rc;
 }
 
@@ -116,7 +120,7 @@ static int build(struct at_step *st, struct at_arena *arena,
         return AT_ENOMEM;
     if (pass == TEACH)
         return finish_teacher(st, g, at_decoder_hidden(g, d, &in, &o), io);
-    rc = finish(st, g, at_decoder_hidden(g, d, &in, &o), train, io);
+    rc = finish(st, g, at_decoder_hidden(g, d, &in, &o), pass, io);
     return rc == AT_OK ? list_gauges(st->cx, arena, g, io) : rc;
 }
 
@@ -340,23 +344,39 @@ static void sum_right(const struct at_step_io *io, const struct at_batch *b,
 
 /* ---- objectives ----------------------------------------------------------- */
 
+/* A policy with a critic was compared with the reference when it drew.       */
+static bool has_critic(const struct at_step *st)
+{
+    return st->set.objective->needs & AT_NEEDS_CRITIC;
+}
+
+static void run_reference(struct at_step *st, const struct at_batch *b)
+{
+    struct at_run r = { .k = st->k };
+    fill(st, &st->ref, b, 0);
+    at_plan_run(st->ref.plan, &r);
+}
+
 /* What an objective needs of a batch besides the model: leaves the region to
  * the graph that runs next.                                                  */
 static void prepare(struct at_step *st, const struct at_batch *b,
-                    const float *old)
+                    const struct at_drawn *drawn)
 {
     struct at_gather *q = st->seq;
-    struct at_run r = { .k = st->k };
     at_gather_batch(q, b);
     for (size_t i = 0; i < q->n && st->score; i++)
         q->score[i] = (double)st->score[(size_t)q->doc[i] * st->score_stride];
-    if (old)
-        at_gather_tokens(q, old, 1, q->old);
-    if (!st->ref.plan)
-        return;
-    fill(st, &st->ref, b, 0);
-    at_plan_run(st->ref.plan, &r);
-    at_gather_tokens(q, st->ref.ce->data, -1, q->ref);
+    if (drawn)
+        at_gather_tokens(q, drawn->old, 1, q->old);
+    if (drawn && has_critic(st)) {
+        at_gather_tokens(q, drawn->ref, 1, q->ref);
+        at_gather_tokens(q, drawn->critic, 1, q->critic_old);
+        at_gather_tokens(q, drawn->gain, 1, q->gain);
+        at_gather_tokens(q, drawn->ret, 1, q->ret);
+    } else if (st->ref.plan) {
+        run_reference(st, b);
+        at_gather_tokens(q, st->ref.ce->data, -1, q->ref);
+    }
 }
 
 /* The objective over the batch whose forward part has run.  q: its counts of
@@ -365,13 +385,15 @@ static void judge(struct at_step *st, const struct at_step_io *io,
                   struct at_seqs *q, struct at_objective_sum *sum)
 {
     struct at_gather *g = st->seq;
-    if (io->value)
-        for (size_t i = 0; i < g->n; i++)
-            g->value[i] = (double)((at_real *)io->value->data)[g->last[i]];
-    else
+    if (io->ce)
         at_gather_tokens(g, io->ce->data, -1, g->logp);
+    if (io->ce && io->value)
+        at_gather_tokens(g, io->value->data, 1, g->critic);
+    for (size_t i = 0; i < g->n && !io->ce; i++)
+        g->value[i] = (double)((at_real *)io->value->data)[g->last[i]];
     memset(g->dlogp, 0, g->n_max * sizeof *g->dlogp);
     memset(g->dvalue, 0, g->n_max * sizeof *g->dvalue);
+    memset(g->dcritic, 0, g->n_max * sizeof *g->dcritic);
     st->set.objective->run(q, &st->set.how, sum);
 }
 
@@ -379,19 +401,19 @@ static void judge(struct at_step *st, const struct at_step_io *io,
 static void seed(struct at_step *st)
 {
     const struct at_gather *g = st->seq;
-    at_real *to = st->train.seed->data;
+    const struct at_step_io *io = &st->train;
+    at_real *to = io->seed[0]->data;
     memset(to, 0, g->n_max * sizeof *to);
-    if (st->train.value)
-        for (size_t i = 0; i < g->n; i++)
-            to[g->last[i]] = (at_real)g->dvalue[i];
-    else
-        for (size_t i = 0; i < g->start[g->n]; i++)
-            to[g->at[i]] = (at_real)-g->dlogp[i];
-}
-
-static const float *old_of(const struct at_step *st, size_t micro)
-{
-    return st->old ? st->old[micro] : NULL;
+    for (size_t i = 0; i < g->n && !io->ce; i++)
+        to[g->last[i]] = (at_real)g->dvalue[i];
+    for (size_t i = 0; i < g->start[g->n] && io->ce; i++)
+        to[g->at[i]] = (at_real)-g->dlogp[i];
+    if (!io->seed[1])
+        return;
+    to = io->seed[1]->data;
+    memset(to, 0, g->n_max * sizeof *to);
+    for (size_t i = 0; i < g->start[g->n]; i++)
+        to[g->at[i]] = (at_real)g->dcritic[i];
 }
 
 /* Forward, objective and derivatives of one micro-batch.                     */
@@ -400,9 +422,10 @@ static void forward(struct at_step *st, const struct at_batch *b,
                     struct at_objective_sum *sum)
 {
     struct at_seqs q;
-    prepare(st, b, old_of(st, r->micro));
+    prepare(st, b, st->drawn ? &st->drawn[r->micro] : NULL);
     q = at_gather_seqs(st->seq, st->set.group);
     q.n_all = whole->n_all;
+    q.tokens_all = whole->tokens_all;
     q.chosen_all = whole->chosen_all;
     fill(st, &st->train, b, 0);
     at_plan_run_forward(st->train.plan, r);
@@ -418,9 +441,24 @@ static struct at_seqs count(struct at_step *st,
     for (size_t i = 0; i < st->set.accumulate && st->seq; i++) {
         at_gather_batch(st->seq, batch[i]);
         whole.n_all += st->seq->n;
+        whole.tokens_all += st->seq->start[st->seq->n];
         whole.chosen_all += at_gather_chosen(st->seq);
     }
     return whole;
+}
+
+void at_step_look(struct at_step *st, const struct at_batch *b, float *ref,
+                  float *critic)
+{
+    size_t N = b->rows * b->length;
+    struct at_run r = { .k = st->k };
+    run_reference(st, b);
+    for (size_t i = 0; i < N; i++)
+        ref[i] = -(float)((at_real *)st->ref.ce->data)[i];
+    fill(st, &st->eval, b, 0);
+    at_plan_run(st->eval.plan, &r);
+    for (size_t i = 0; i < N; i++)
+        critic[i] = (float)((at_real *)st->eval.value->data)[i];
 }
 
 void at_step_means(const struct at_objective_sum *sum,
@@ -430,6 +468,9 @@ void at_step_means(const struct at_objective_sum *sum,
     r->margin = sum->pairs > 0 ? sum->gap / sum->pairs : NAN;
     r->reward = sum->n > 0 ? sum->score / sum->n : NAN;
     r->kl = sum->ratios > 0 ? sum->kl / sum->n : NAN;
+    r->clipped = sum->units > 0 && sum->ratios > 0
+                     ? sum->clipped / sum->ratios : NAN;
+    r->critic = sum->critic > 0 ? sum->critic / sum->ratios : NAN;
 }
 
 /* Texts of a policy: its divergence less what it earns.                      */

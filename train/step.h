@@ -49,6 +49,10 @@ struct at_step_settings {
     bool sparse_eval;           /* of evaluation too                          */
 };
 
+/* What is known of the texts of a batch since they were drawn, by position: the
+ * log-probability then, and, with a critic, see struct at_seqs.              */
+struct at_drawn { float *old, *ref, *critic, *gain, *ret; };
+
 /* What a graph reads and gives. */
 struct at_step_io {
     struct at_plan *plan;
@@ -56,8 +60,9 @@ struct at_step_io {
     struct at_val *weight, *loss;   /* language modelling                     */
     struct at_val *ce;          /* [N]; NULL for an objective on values       */
     struct at_val *gap;         /* [N] of the same; evaluation of such         */
-    struct at_val *value;       /* [N,1] of such                              */
-    struct at_val *seed;        /* like ce or value: derivative of the loss   */
+    struct at_val *value;       /* [N,1] of such, or of a critic              */
+    struct at_val *seed[2];     /* like ce or value: derivative of the loss;
+                                 * and of a critic's value                    */
     struct at_val *taught, *kl; /* the teacher's hidden states; [N]           */
     struct at_val *head;        /* of the teacher                             */
     struct at_metrics_share *gauge;     /* the graph's gauges: sums           */
@@ -74,8 +79,7 @@ struct at_step {
     struct at_gather *seq;
     const float *score;         /* of document i: score[i * score_stride]     */
     size_t score_stride;
-    const float *const *old;    /* [accumulate] by position: log-probability
-                                 * when drawn                                 */
+    const struct at_drawn *drawn;   /* [accumulate]                           */
     double share;               /* of the step, this micro-batch              */
     void *region;
     size_t region_bytes;
@@ -94,6 +98,7 @@ struct at_step_result {
     double accuracy;            /* share of pairs in the right order          */
     double margin;              /* mean gap of the pairs' implied rewards     */
     double reward, kl;          /* mean over texts                            */
+    double clipped, critic;     /* mean over tokens: share; half squared miss */
     double penalty;             /* the adapters' terms of the loss            */
     size_t n_tokens, n_targets;
     bool skipped;               /* not finite, and the weights are untouched  */
@@ -143,6 +148,9 @@ void at_step_eval_begin(struct at_step *st);
 /* Means of an evaluation or a step, as far as they were measured.            */
 void at_step_means(const struct at_objective_sum *sum,
                    struct at_step_result *r);
+/* What a critic and the reference say of a batch, by position [N].           */
+void at_step_look(struct at_step *st, const struct at_batch *b, float *ref,
+                  float *critic);
 void at_step_destroy(struct at_step *st);
 
 /* The cross-entropy of each position of the batch evaluated last, [N]; 0 where

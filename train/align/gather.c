@@ -5,7 +5,7 @@ int at_gather_create(struct at_ctx *cx, struct at_arena *arena, size_t N,
                      struct at_gather **made)
 {
     struct at_gather *g = at_alloc(cx, arena, sizeof *g);
-    double *x = at_alloc_n(cx, arena, 7 * N, sizeof *x);
+    double *x = at_alloc_n(cx, arena, 12 * N, sizeof *x);
     if (!g || !x)
         return AT_ENOMEM;
     g->n_max = N;
@@ -16,6 +16,11 @@ int at_gather_create(struct at_ctx *cx, struct at_arena *arena, size_t N,
     g->value = x + 4 * N;
     g->score = x + 5 * N;
     g->dvalue = x + 6 * N;
+    g->critic = x + 7 * N;
+    g->critic_old = x + 8 * N;
+    g->gain = x + 9 * N;
+    g->ret = x + 10 * N;
+    g->dcritic = x + 11 * N;
     g->start = at_alloc_n(cx, arena, N + 1, sizeof *g->start);
     g->at = at_alloc_n(cx, arena, N, sizeof *g->at);
     g->last = at_alloc_n(cx, arena, N, sizeof *g->last);
@@ -64,7 +69,9 @@ struct at_seqs at_gather_seqs(const struct at_gather *g, size_t group)
     return (struct at_seqs){
         .n = g->n, .group = group, .start = g->start, .logp = g->logp,
         .ref = g->ref, .old = g->old, .value = g->value, .score = g->score,
-        .dlogp = g->dlogp, .dvalue = g->dvalue, .n_all = g->n,
+        .critic = g->critic, .critic_old = g->critic_old, .gain = g->gain,
+        .ret = g->ret, .dlogp = g->dlogp, .dvalue = g->dvalue,
+        .dcritic = g->dcritic, .n_all = g->n, .tokens_all = g->start[g->n],
         .chosen_all = at_gather_chosen(g),
     };
 }

@@ -12,6 +12,7 @@ struct at_gather {
     int32_t *last;              /* [n_max] sequence: position of its last     */
     int64_t *doc;               /* [n_max] sequence: its document             */
     double *logp, *ref, *old, *dlogp;   /* [n_max] by token                   */
+    double *critic, *critic_old, *gain, *ret, *dcritic;     /* likewise       */
     double *value, *score, *dvalue;     /* [n_max] by sequence                */
 };
 

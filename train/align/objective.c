@@ -14,6 +14,8 @@ const struct at_objective at_objectives[] = {
     { "binary", AT_NEEDS_SCORE | AT_NEEDS_VALUE, at_binary },
     { "rloo", AT_NEEDS_SCORE | AT_NEEDS_REF | AT_NEEDS_OLD, at_rloo },
     { "grpo", AT_NEEDS_SCORE | AT_NEEDS_REF | AT_NEEDS_OLD, at_grpo },
+    { "ppo", AT_NEEDS_SCORE | AT_NEEDS_REF | AT_NEEDS_OLD | AT_NEEDS_CRITIC,
+      at_ppo },
     { "distil", AT_NEEDS_SCORE | AT_NEEDS_DRAWS, at_distil },
     { NULL, 0, NULL }
 };
@@ -59,6 +61,18 @@ void at_count_pair(struct at_objective_sum *sum, double share, double loss,
     sum->gap += gap;
     sum->right += gap > 0 ? 1 : gap < 0 ? 0 : 0.5;
     sum->pairs += 1;
+}
+
+double at_clipped(double log_ratio, double a, double clip, double *d,
+                  struct at_objective_sum *sum)
+{
+    double ratio = exp(log_ratio);
+    double bound = fmin(fmax(ratio, 1 - clip), 1 + clip);
+    bool inside = ratio * a <= bound * a;
+    *d = inside ? ratio * a : 0;
+    sum->clipped += inside ? 0 : 1;
+    sum->ratios += 1;
+    return inside ? ratio * a : bound * a;
 }
 
 double at_log_sigmoid(double x)

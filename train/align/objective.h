@@ -23,10 +23,15 @@ struct at_seqs {
     const double *old;          /* [start[n]] under the model that drew them  */
     const double *value;        /* [n] a reward model's number                */
     const double *score;        /* [n] what was measured: reward, or label    */
-    size_t n_all, chosen_all;   /* of the whole step: sequences; tokens of the
-                                 * chosen of its pairs                        */
+    /* Of a policy with a critic, by token: what it expects of the rest of the
+     * text, and did when the text was drawn; by how much that was better; and
+     * what it is to expect.                                                  */
+    const double *critic, *critic_old, *gain, *ret;
+    size_t n_all, tokens_all, chosen_all;   /* of the whole step: sequences;
+                                 * tokens; those of the chosen of its pairs   */
     double *dlogp;              /* [start[n]] out                             */
     double *dvalue;             /* [n] out                                    */
+    double *dcritic;            /* [start[n]] out                             */
 };
 
 struct at_objective_settings {
@@ -34,6 +39,8 @@ struct at_objective_settings {
     double smoothing;           /* share of preferences taken to be wrong     */
     double margin;              /* simpo: asked between chosen and rejected   */
     double clip;                /* policy: most a ratio may leave 1           */
+    double critic_weight;       /* ppo: of the critic's loss                  */
+    double critic_clip;         /* ppo: most it may move in a round; 0: any   */
 };
 
 /* Sums over the step's sequences; what is not measured stays 0.              */
@@ -44,13 +51,15 @@ struct at_objective_sum {
     double gap;                 /* of the pairs' implied rewards              */
     double score, kl, n;        /* sums over sequences, and how many          */
     double clipped, ratios;     /* ratios that were clipped, of how many      */
+    double critic;              /* half squares of its misses, of the ratios  */
 };
 
 enum at_objective_needs {
     AT_NEEDS_PAIRS = 1, AT_NEEDS_SCORE = 2, AT_NEEDS_REF = 4,
     AT_NEEDS_VALUE = 8,         /* works on value, not on logp                */
     AT_NEEDS_OLD = 16,          /* texts drawn by the model in training       */
-    AT_NEEDS_DRAWS = 32         /* a dataset of draws, several a prompt       */
+    AT_NEEDS_DRAWS = 32,        /* a dataset of draws, several a prompt       */
+    AT_NEEDS_CRITIC = 64        /* a value head beside the policy             */
 };
 
 typedef void at_objective_fn(const struct at_seqs *s,
@@ -77,6 +86,9 @@ void at_count(struct at_objective_sum *sum, double share, double loss);
 /* The same of a pair whose implied rewards lie `gap` apart.                  */
 void at_count_pair(struct at_objective_sum *sum, double share, double loss,
                    double gap);
+/* min(ratio a, clip(ratio) a) and its derivative by log ratio; counts it.    */
+double at_clipped(double log_ratio, double a, double clip, double *d,
+                  struct at_objective_sum *sum);
 /* log(1/(1+e^-x)), and its derivative's factor 1/(1+e^x).                    */
 double at_log_sigmoid(double x);
 double at_sigmoid(double x);
@@ -84,5 +96,6 @@ double at_sigmoid(double x);
 at_objective_fn at_dpo, at_ipo, at_simpo, at_orpo;      /* prefer.c           */
 at_objective_fn at_bradley_terry, at_regression, at_binary; /* reward.c       */
 at_objective_fn at_rloo, at_grpo, at_distil;            /* policy.c           */
+at_objective_fn at_ppo;                                 /* ppo.c              */
 
 #endif

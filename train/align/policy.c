@@ -3,19 +3,6 @@
 
 #include <math.h>
 
-/* min(ratio a, clip(ratio) a) and its derivative by log ratio.               */
-static double clipped(double log_ratio, double a, double clip, double *d,
-                      struct at_objective_sum *sum)
-{
-    double ratio = exp(log_ratio);
-    double bound = fmin(fmax(ratio, 1 - clip), 1 + clip);
-    bool inside = ratio * a <= bound * a;
-    *d = inside ? ratio * a : 0;
-    sum->clipped += inside ? 0 : 1;
-    sum->ratios += 1;
-    return inside ? ratio * a : bound * a;
-}
-
 /* REINFORCE, leave one out (Kool et al. 2019; Ahmadian et al. 2024,
  * arXiv:2402.14740).  A sequence's reward is its score less beta times its
  * log-probability over the reference when it was drawn; its advantage is the
@@ -34,9 +21,9 @@ void at_rloo(const struct at_seqs *s, const struct at_objective_settings *o,
             double kl = at_seq_sum(s, s->old, i) - at_seq_sum(s, s->ref, i);
             double reward = s->score[i] - o->beta * kl, d;
             double a = reward - (all - reward) / (double)(k - 1);
-            double gain = clipped(at_seq_sum(s, s->logp, i) -
-                                  at_seq_sum(s, s->old, i), a, o->clip, &d,
-                                  sum);
+            double gain = at_clipped(at_seq_sum(s, s->logp, i) -
+                                     at_seq_sum(s, s->old, i), a, o->clip,
+                                     &d, sum);
             at_seq_pull(s, i, -d / (double)s->n_all);
             at_count(sum, 1 / (double)s->n_all, -gain);
             sum->score += s->score[i];
@@ -53,7 +40,7 @@ static double token_loss(const struct at_seqs *s, size_t t, double a,
                          struct at_objective_sum *sum)
 {
     double off = s->ref[t] - s->logp[t], kl = exp(off) - off - 1;
-    double gain = clipped(s->logp[t] - s->old[t], a, o->clip, d, sum);
+    double gain = at_clipped(s->logp[t] - s->old[t], a, o->clip, d, sum);
     *d = -*d + o->beta * (1 - exp(off));
     sum->kl += kl;
     return -gain + o->beta * kl;

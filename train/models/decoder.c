@@ -328,9 +328,9 @@ static const char value_weight[] = "value.weight", value_bias[] = "value.bias";
 struct at_val *at_decoder_value(struct at_graph *g, const struct at_decoder *d,
                                 struct at_val *hidden)
 {
+    struct at_init drawn = { AT_INIT_NORMAL, 1 / sqrt((double)d->C) };
     struct at_val *w = at_weight(g, value_weight, at_shape2(1, d->C),
-                                 (struct at_init){ AT_INIT_NORMAL,
-                                                   1 / sqrt((double)d->C) });
+                                 d->value ? drawn : (struct at_init){ 0 });
     struct at_val *b = at_weight(g, value_bias, at_shape1(1),
                                  (struct at_init){ 0 });
     return w && b ? at_linear(g, hidden, w, b, 1) : NULL;

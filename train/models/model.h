@@ -18,7 +18,7 @@
  *   blocks.I.attn.{q,k}_norm.weight                          qk_norm
  *   blocks.I.{attn,mlp}_post_norm.weight  .bias              norm_place
  *   norm.weight  .bias           head.weight [V,C]           when not tied
- *   value.weight [1,C]           .bias [1]                   reward models
+ *   value.weight [1,C]           .bias [1]       reward models, critics
  * Sites: blocks.I, blocks.I.attn, blocks.I.mlp and every *_proj.             */
 #ifndef AT_MODEL_H
 #define AT_MODEL_H
@@ -125,7 +125,8 @@ struct at_val *at_decoder_block(struct at_graph *g, const struct at_decoder *d,
                                 struct at_val *x);
 /* The weight that turns hidden states into logits, [V,C].                    */
 struct at_val *at_decoder_head(struct at_graph *g, const struct at_decoder *d);
-/* A reward model's number of every position, [N,1]; a text's is its last.     */
+/* A reward model's number of every position, [N,1]; a text's is its last.  Or a
+ * critic's, of a model that predicts words: what it expects from there on.   */
 struct at_val *at_decoder_value(struct at_graph *g, const struct at_decoder *d,
                                 struct at_val *hidden);
 /* Whether a parameter belongs to that number alone.                          */
