@@ -147,20 +147,21 @@ const struct at_key at_keys[] = {
               "batches are small, for so many times the activations; 1: they "
               "take turns." },
 
-    { "objective", CHOICE("lm|sft|dpo|ipo|simpo|orpo|reward|regression|binary|"
+    { "objective", CHOICE("lm|sft|dpo|ipo|simpo|orpo|kto|reward|regression|binary|"
                           "rloo|grpo|ppo|distil", "lm"),
       .also = "loss task stage",
       .help = "lm: learn every token; sft: learn the tokens whose role in the "
               "dataset says so (answers, not questions); dpo, ipo, simpo, "
-              "orpo: learn from preferences; reward: a reward model from "
+              "orpo: learn from preferences; kto: from answers that are desirable "
+              "or not; reward: a reward model from "
               "preferences (Bradley-Terry); regression, binary: a reward model "
               "from scores, or from labels 0 and 1; rloo, grpo, ppo: towards a "
               "palette, by texts that the model draws itself; distil: towards "
               "a palette, by a dataset of draws (`attune rollout`)." },
     { "align.beta", REAL(1e-9, 1e9, "0.1"),
-      .with = "objective=dpo|ipo|simpo|orpo|rloo|grpo|ppo",
+      .with = "objective=dpo|ipo|simpo|orpo|kto|rloo|grpo|ppo",
       .also = "beta dpo_beta pref_beta kl_coef init_kl_coef",
-      .help = "How firmly the model is held to the reference (dpo, ipo); scale "
+      .help = "How firmly the model is held to the reference (dpo, ipo, kto); scale "
               "of the reward (simpo: 2 is usual); weight of the odds ratio "
               "(orpo); price of a nat of divergence (rloo, grpo, ppo: 1 is what a "
               "palette's weights are solved for)." },
@@ -229,7 +230,14 @@ const struct at_key at_keys[] = {
       .help = "How fast weights follow the targets that the model in training "
               "misses (dual ascent, in units of each value's variance); 0: "
               "they stay as solved." },
-    { "align.score", TEXT(TEXT, ""), .with = "objective=regression|binary",
+    { "align.desirable", REAL(0, 1e9, "1"), .with = "objective=kto",
+      .also = "desirable_weight",
+      .help = "Weight of the desirable texts (label 1): where one kind is rare, "
+              "weigh it so that both count alike." },
+    { "align.undesirable", REAL(0, 1e9, "1"), .with = "objective=kto",
+      .also = "undesirable_weight",
+      .help = "Weight of the undesirable texts (label 0)." },
+    { "align.score", TEXT(TEXT, ""), .with = "objective=kto|regression|binary",
       .also = "reward_column label",
       .help = "Which of the dataset's scores is learnt, when it has several." },
 

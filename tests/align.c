@@ -2,6 +2,7 @@
  * derivatives against differences.                                           */
 #include "tests/test.h"
 
+#include "train/align/mismatch.h"
 #include "train/align/objective.h"
 #include "train/align/round.h"
 
@@ -96,6 +97,12 @@ static const struct at_objective *next(FILE *f, struct case_ *c, size_t *n_grad)
         numbers(f, &c->o.clip, 1);
         numbers(f, &c->o.critic_weight, 1);
         numbers(f, &c->o.critic_clip, 1);
+    } else if (o->needs & AT_NEEDS_KL) {
+        numbers(f, &c->o.beta, 1);
+        numbers(f, &c->o.desirable, 1);
+        numbers(f, &c->o.undesirable, 1);
+        numbers(f, &c->s.kl, 1);
+        assert_int_equal(fscanf(f, "%zu", &c->s.group), 1);
     } else {
         numbers(f, &c->o.beta, 1);
         numbers(f, &c->o.smoothing, 1);
@@ -156,7 +163,7 @@ static size_t objectives_are_trls_of(int which)
 static void objectives_are_trls(void **state)
 {
     (void)state;
-    assert_int_equal(objectives_are_trls_of(ALIGN), 13);
+    assert_int_equal(objectives_are_trls_of(ALIGN), 15);
     assert_int_equal(objectives_are_trls_of(PPO), 2);
 }
 
@@ -304,6 +311,43 @@ static void a_round_is_judged_by_them(void **state)
     fclose(f);
 }
 
+/* Two texts in a row and one in the next: prompts 1 2, 5, 6 7 with answers 3 4,
+ * 8, 9.                                                                      */
+static void prompts_get_the_answers_before(void **state)
+{
+    int32_t ids[] = { 1, 2, 3, 5, 6, 7, 0, 0 };
+    int32_t targets[] = { -1, 3, 4, 8, -1, 9, -1, -1 };
+    int32_t first[] = { 0, 0, 0, 3, 4, 4, 6, 7 }, pos[8] = { 0 };
+    int64_t doc[] = { 0, 0, 0, 1, 2, 2, -1, -1 };
+    /* 1 2 + 9; 5 + 3 4; 6 7 + 8                                              */
+    static const int32_t want[] = { 1, 2, 5, 3, 6, 7, 0, 0 };
+    static const int32_t learnt[] = { -1, 9, 3, 4, -1, 8, -1, -1 };
+    struct at_batch b = { .rows = 2, .length = 4, .ids = ids, .pos = pos,
+                          .targets = targets, .first = first, .doc = doc };
+    struct at_mismatch *m;
+    struct at_ctx cx;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_mismatch_create(&cx, &cx.run, 2, 4, 1, &m));
+    at_mismatch_begin(m);
+    at_mismatch_add(m, &b);
+    assert_int_equal(m->n, 3);
+    assert_true(at_mismatch_next(m));
+    for (size_t i = 0; i < 8; i++) {
+        assert_int_equal(m->b.ids[i], want[i]);
+        assert_int_equal(m->b.targets[i], learnt[i]);
+        assert_int_equal(m->b.doc[i], i < 6 ? (int)i / 2 : -1);
+    }
+    assert_false(at_mismatch_next(m));
+    /* A text alone has no other's answer.                                    */
+    at_mismatch_begin(m);
+    for (size_t i = 3; i < 8; i++)
+        doc[i] = -1;
+    at_mismatch_add(m, &b);
+    assert_false(at_mismatch_next(m));
+    at_ctx_finish(&cx);
+}
+
 /* Far from 0, where exp alone would overflow.                                */
 static void extremes_of(int which)
 {
@@ -352,6 +396,7 @@ int main(void)
         cmocka_unit_test(halves_make_the_whole),
         cmocka_unit_test(advantages_are_trls),
         cmocka_unit_test(a_round_is_judged_by_them),
+        cmocka_unit_test(prompts_get_the_answers_before),
         cmocka_unit_test(extremes_stay_finite),
     };
     return cmocka_run_group_tests_name("align", tests, NULL, NULL);

@@ -171,6 +171,37 @@ static void every_kind_scores(void **state)
     at_ctx_finish(&cx);
 }
 
+/* The cosine of mean hidden states: 1 for a text and itself, the same from both
+ * sides and whatever stands beside it, 0 where nothing was said.             */
+static void coherence_is_a_cosine(void **state)
+{
+    struct at_said s[] = { said("a cat", "a cat"), said("a cat", "dog barks"),
+                           said("dog barks", "a cat"), said("a cat", ""),
+                           said("a cat", "a cat sees a dog") };
+    double score[AT_COUNT(s)], alone;
+    char spec[600];
+    const char *specs[] = { spec };
+    struct at_values v;
+    struct at_ctx cx;
+    (void)state;
+    for (int judge = 0; judge < 2; judge++) {
+        open_cx(&cx);
+        snprintf(spec, sizeof spec, "coherence:%s",
+                 in_dir(judge ? "judge.h5" : "model.h5"));
+        OK(&cx, at_values_open(&cx, &cx.run, specs, 1, &v));
+        OK(&cx, at_values_score(&cx, &v, s, AT_COUNT(s), score));
+        assert_true(fabs(score[0] - 1) < 1e-6);
+        assert_true(score[1] < 0.999 && score[1] > -1);
+        assert_true(fabs(score[1] - score[2]) < 1e-6);
+        assert_true(score[3] == 0);
+        assert_true(score[4] < 0.9999 && score[4] > score[1]);
+        OK(&cx, at_values_score(&cx, &v, s + 1, 1, &alone));
+        assert_true(fabs(alone - score[1]) < 1e-6);
+        at_values_close(&v);
+        at_ctx_finish(&cx);
+    }
+}
+
 static void bad_values_are_refused(void **state)
 {
     static const struct { const char *a, *b, *says; } bad[] = {
@@ -438,6 +469,34 @@ static void stopped_draws_go_on(void **state)
 }
 
 /* Texts of one prompt share its reading; each is as if it were read alone.   */
+static void long_prompts_are_left_out(void **state)
+{
+    struct at_prompts_options o = { 0 };
+    struct at_prompts p, all;
+    struct at_infer *in;
+    struct at_ctx cx;
+    size_t fit = 0;
+    (void)state;
+    open_cx(&cx);
+    OK(&cx, at_infer_open(&cx, in_dir("model.h5"), "cpu", 2, 1, 64, 0, 0, &in));
+    OK(&cx, at_prompts_read(&cx, &cx.run, in->m->tok, in->coder,
+                            in_dir("prompts.txt"), &o, &all));
+    o.longest = all.p[1].n;     /* "the cat 1" is among the shorter           */
+    OK(&cx, at_prompts_read(&cx, &cx.run, in->m->tok, in->coder,
+                            in_dir("prompts.txt"), &o, &p));
+    for (size_t i = 0; i < all.n; i++)
+        fit += all.p[i].n <= o.longest;
+    assert_true(fit > 0 && fit < all.n);
+    assert_int_equal(p.n, fit);
+    assert_int_equal(p.too_long, all.n - fit);
+    o.longest = 1;
+    assert_int_equal(at_prompts_read(&cx, &cx.run, in->m->tok, in->coder,
+                                     in_dir("prompts.txt"), &o, &p), AT_EINVAL);
+    assert_non_null(strstr(cx.err.msg, "short enough"));
+    at_infer_close(in);
+    at_ctx_finish(&cx);
+}
+
 static void a_prompt_is_read_once(void **state)
 {
     enum { N = 3, K_ = 4, LONG = 40, NEW = 10 };
@@ -627,11 +686,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(texts_are_counted),
         cmocka_unit_test(every_kind_scores),
+        cmocka_unit_test(coherence_is_a_cosine),
         cmocka_unit_test(bad_values_are_refused),
         cmocka_unit_test(a_reward_model_writes_nothing),
         cmocka_unit_test(bad_commands_are_named),
         cmocka_unit_test(the_choice_follows_the_weights),
         cmocka_unit_test(decoding_meets_the_palette),
+        cmocka_unit_test(long_prompts_are_left_out),
         cmocka_unit_test(a_prompt_is_read_once),
         cmocka_unit_test(stopped_draws_go_on),
         cmocka_unit_test(another_request_is_refused),

@@ -3,6 +3,7 @@
 #include "tests/runs.h"
 
 #include "train/infer.h"
+#include "train/soup.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -37,6 +38,7 @@ static void write_texts(void)
 {
     FILE *pairs = fopen(in_dir("pairs.jsonl"), "w");
     FILE *prefs = fopen(in_dir("prefs.jsonl"), "w");
+    FILE *single = fopen(in_dir("single.jsonl"), "w");
     struct at_rng r = { 1, AT_RNG_TEST, 0 };
     for (uint64_t i = 0; i < 160; i++) {
         const char *a = nouns[at_rng_u64(&r, 0, i) % AT_COUNT(nouns)];
@@ -50,9 +52,14 @@ static void write_texts(void)
                 "\" nothing%s.\", \"score\": %d}\n", a, (int)i, v, b,
                 i % 3 ? "" : " and then the other one too",
                 i % 4 ? "" : " at all", (int)(i % 5));
+        fprintf(single, "{\"prompt\": \"what does the %s do? (%d)\", "
+                "\"completion\": \" %s%s\", \"score\": %s}\n", a, (int)i,
+                i % 2 ? "nothing" : "it leaves the ", i % 2 ? "" : b,
+                i % 2 ? "false" : "true");
     }
     fclose(pairs);
     fclose(prefs);
+    fclose(single);
 }
 
 static int next_text(struct at_ctx *cx, void *self, const char **text,
@@ -100,7 +107,7 @@ static void make_data(struct at_ctx *cx, const char *tokenizer,
     OK(cx, at_model_tokenizer(cx, &cx->run, in_dir(tokenizer), &tok));
     o.tok = tok;
     o.scores = score;
-    o.n_scores = strcmp(from, "prefs.jsonl") == 0;
+    o.n_scores = strcmp(from, "pairs.jsonl") != 0;
     OK(cx, at_data_build(cx, &o, NULL, NULL, &stats));
     n_docs = stats.n_docs[0] + stats.n_docs[1];
     assert_int_equal(n_docs, stats.preference ? 320 : 160);
@@ -123,6 +130,14 @@ static const char lora[] =
     "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
     "data: {path: %s/pairs.h5}\nbatch: {rows: 3, length: 64, accumulate: 2}\n"
     "objective: sft\nlora: {rank: 4, dropout: 0.1, targets: proj}\n"
+    "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4}\n"
+    "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
+
+/* Answers by themselves, with a label.                                       */
+static const char unpaired[] =
+    "seed: 3\nthreads: 2\nmodel: {path: %s/base.h5}\n"
+    "data: {path: %s/single.h5}\nbatch: {rows: 4, length: 64, accumulate: 2}\n"
+    "objective: kto\nlora: {rank: 4, targets: proj}\n"
     "optim: {lr: 1e-2}\ntrain: {steps: 12}\neval: {every: 4}\n"
     "checkpoint: {every: 3, keep: 3}\nrun: %s/%s\n";
 
@@ -218,6 +233,8 @@ static int parse(struct at_ctx *cx, const char *text, const char *run,
         snprintf(yaml, sizeof yaml, ppo, dir, dir, dir, dir, run);
     else if (text == bandit)
         snprintf(yaml, sizeof yaml, bandit, dir, dir, dir, dir, run);
+    else if (text == unpaired)
+        snprintf(yaml, sizeof yaml, unpaired, dir, dir, dir, run);
     else if (text == prefer)
         snprintf(yaml, sizeof yaml, prefer, dir, dir, dir, run);
     for (size_t i = 0; i < AT_COUNT(adapted); i++)
@@ -340,6 +357,7 @@ static void stopped_and_resumed_is_undisturbed(void **state)
         { lora, SPARSE("") }, { away_linear, SPARSE(", variant: published") },
         { ppo, NULL }, { ppo, "lora.rank=0" },
         { ppo, "align={kl_target: 0.05, kl_horizon: 100}" },
+        { unpaired, NULL }, { unpaired, "batch={rows: 2, accumulate: 1}" },
     };
     (void)state;
     for (size_t i = 0; i < AT_COUNT(kinds); i++) {
@@ -559,6 +577,26 @@ static void preferences_are_learnt(void **state)
         assert_true(row[n - 1].loss < 0.5 && row[n - 1].margin > 0.3);
         at_ctx_finish(&cx);
     }
+}
+
+/* From answers with labels: both kinds end on their side of the reference.    */
+static void labels_are_learnt(void **state)
+{
+    struct at_ctx cx;
+    struct at_metrics_row *row;
+    size_t n;
+    bool torn;
+    (void)state;
+    at_ctx_init(&cx);
+    assert_int_equal(run(unpaired, "labels", "align.beta=0.5", NULL, NULL, NULL),
+                     AT_OK);
+    OK(&cx, at_metrics_read(&cx, &cx.run, in_dir("labels"), &row, &n, &torn));
+    print_message("loss %.3f, margin %.3f\n", row[n - 1].loss,
+                  row[n - 1].margin);
+    assert_true(fabs(row[0].loss - 0.5) < 1e-6);
+    assert_true(row[n - 1].eval && row[n - 1].accuracy > 0.9);
+    assert_true(row[n - 1].loss < 0.4 && row[n - 1].margin > 0.3);
+    at_ctx_finish(&cx);
 }
 
 static void recomputing_changes_no_bit_of_a_run(void **state)
@@ -990,6 +1028,63 @@ static void an_adapter_knows_its_base(void **state)
 }
 
 /* Training a LoRA further with routers beside it; then both from its file.   */
+static void open_merged(struct at_ctx *cx, const char *name,
+                        struct at_infer **in)
+{
+    double largest;
+    bool same;
+    OK(cx, at_infer_open_to_merge(cx, in_dir(name), in));
+    OK(cx, at_infer_merge(cx, *in, &largest, &same));
+}
+
+static void refused_soup(const char *a, const char *b, double w,
+                         const char *why)
+{
+    const char *path[] = { in_dir(a), in_dir(b) };
+    double weight[] = { 0.25, w };
+    struct at_ctx cx;
+    at_ctx_init(&cx);
+    assert_int_equal(at_soup(&cx, path, weight, 2, in_dir("no.h5"), AT_H5_F32),
+                     AT_EINVAL);
+    if (!strstr(cx.err.msg, why))
+        fail_msg("'%s' is not in: %s", why, cx.err.msg);
+    assert_int_not_equal(access(in_dir("no.h5"), F_OK), 0);
+    at_ctx_finish(&cx);
+}
+
+/* The mean of two adapters is that of what they make of the weights.         */
+static void a_soup_is_the_mean_of_what_adapters_do(void **state)
+{
+    const char *path[] = { in_dir("whole1"), in_dir("whole9") };
+    double weight[] = { 0.25, 0.75 }, moved = 0;
+    struct at_infer *in[3];
+    struct at_ctx cx;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_soup(&cx, path, weight, 2, in_dir("soup.h5"), AT_H5_F32));
+    open_merged(&cx, "whole1", &in[0]);
+    open_merged(&cx, "whole9", &in[1]);
+    open_merged(&cx, "soup.h5", &in[2]);
+    for (size_t i = 0; i < in[2]->ps.n; i++) {
+        const struct at_val *v = &in[2]->ps.p[i]->val;
+        const float *x = at_param_find(&in[0]->ps, v->name)->val.data;
+        const float *y = at_param_find(&in[1]->ps, v->name)->val.data;
+        const float *z = v->data;
+        for (size_t k = 0; k < at_shape_count(&v->shape); k++) {
+            double want = 0.25 * (double)x[k] + 0.75 * (double)y[k];
+            assert_true(fabs((double)z[k] - want) < 1e-6);
+            moved += fabs((double)x[k] - (double)y[k]);
+        }
+    }
+    assert_true(moved > 1);
+    for (size_t i = 0; i < 3; i++)
+        at_infer_close(in[i]);
+    at_ctx_finish(&cx);
+    refused_soup("whole1", "whole9", 0.7, "must be 1");
+    refused_soup("whole1", "whole7", 0.75, "same base");
+    refused_soup("whole10", "whole12", 0.75, "different kinds");
+}
+
 static void routers_join_a_lora(void **state)
 {
     struct at_ctx cx;
@@ -1133,6 +1228,7 @@ static int setup(void **state)
     OK(&cx, at_write_file(&cx, in_dir("letters.json"), letters,
                           sizeof letters - 1));
     make_data(&cx, "tok.h5", "prefs.jsonl", "prefs.h5");
+    make_data(&cx, "tok.h5", "single.jsonl", "single.h5");
     OK(&cx, at_run_train(&cx, recipe(&cx, scratch, "first", NULL, 0), true,
                          NULL, NULL));
     OK(&cx, at_infer_open(&cx, in_dir("first"), "cpu", 2, 1, 32, 0, 0, &in));
@@ -1160,6 +1256,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(offloading_is_the_same_training),
         cmocka_unit_test(what_cannot_be_offloaded_is_refused),
         cmocka_unit_test(preferences_are_learnt),
+        cmocka_unit_test(labels_are_learnt),
         cmocka_unit_test(a_policy_is_learnt),
         cmocka_unit_test(ppo_ends_at_the_tilt),
         cmocka_unit_test(recomputing_changes_no_bit_of_a_run),
@@ -1174,6 +1271,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(requests_that_cannot_work_are_refused),
         cmocka_unit_test(another_tokenizer_is_refused),
         cmocka_unit_test(an_adapter_knows_its_base),
+        cmocka_unit_test(a_soup_is_the_mean_of_what_adapters_do),
         cmocka_unit_test(routers_join_a_lora),
         cmocka_unit_test(cached_decoding_equals_one_forward),
         cmocka_unit_test(exact_answers_are_what_greedy_decoding_says),

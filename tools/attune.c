@@ -7,7 +7,7 @@ const struct cmd *const cmds[] = {
     &cmd_analyze, &cmd_drop, &cmd_prune, &cmd_rollout, &cmd_compare, &cmd_palette,
     &cmd_worker, &cmd_offload_keys, &cmd_offload_serve, &cmd_offload_status,
     &cmd_users,
-    &cmd_merge, &cmd_export, &cmd_report, &cmd_recipe_show, &cmd_recipe_check,
+    &cmd_merge, &cmd_soup, &cmd_export, &cmd_report, &cmd_recipe_show, &cmd_recipe_check,
     &cmd_recipe_keys, &cmd_recipe_docs, &cmd_doctor,
 };
 const size_t n_cmds = AT_COUNT(cmds);

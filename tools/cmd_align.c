@@ -13,7 +13,7 @@ struct rollout_args {
     struct texts value;
     const char *palette, *split;
     int64_t samples, max_tokens, top_k, seed, rows, prompt_tokens, limit, skip,
-        threads;
+        longest, threads;
     double temperature, top_p, min_p;
     bool commands, quiet;
 };
@@ -34,6 +34,8 @@ static const struct opt rollout_opts[] = {
     { "--split", OPT_TEXT, ROLL(split), "S",
       "of a dataset: train, validation or both (both)" },
     { "--limit", OPT_INT, ROLL(limit), "N", "prompts in all (all)" },
+    { "--longest-prompt", OPT_INT, ROLL(longest), "N",
+      "leave prompts of more than N tokens out (none)" },
     { "--skip", OPT_INT, ROLL(skip), "N", "leave the first N prompts out" },
     { "--temperature", OPT_REAL, ROLL(temperature), "T", "of drawing (1)" },
     { "--top-k", OPT_INT, ROLL(top_k), "K", "only the K likeliest (0: all)" },
@@ -71,10 +73,10 @@ static int check_rollout(struct at_ctx *cx, const struct rollout_args *a,
     *split = *split == 2 ? -1 : *split;
     if (a->samples < 1 || a->samples > 4096 || a->max_tokens < 1 ||
         a->rows < 1 || a->rows > 4096 || a->top_k < 0 || a->limit < 0 ||
-        a->skip < 0 || a->prompt_tokens < 0)
+        a->skip < 0 || a->prompt_tokens < 0 || a->longest < 0)
         return at_fail(cx, AT_EINVAL, "--samples, --rows: 1 to 4096; "
                        "--max-tokens: at least 1; --top-k, --limit, --skip, "
-                       "--prompt-tokens: at least 0");
+                       "--prompt-tokens, --longest-prompt: at least 0");
     if (a->palette && a->value.n)
         return at_fail(cx, AT_EINVAL, "--palette names its own values: leave "
                        "--value out");
@@ -125,7 +127,8 @@ static int draw_all(struct at_ctx *cx, const struct rollout_args *a, int split,
 {
     struct at_prompts_options po = {
         .tokens = (size_t)a->prompt_tokens, .most = (size_t)a->limit,
-        .skip = (size_t)a->skip, .split = split,
+        .skip = (size_t)a->skip, .longest = (size_t)a->longest,
+        .split = split,
     };
     struct at_rollout_options o = {
         .out = pos[2], .values = v, .weight = w ? w->weight : NULL,
@@ -151,6 +154,9 @@ static int draw_all(struct at_ctx *cx, const struct rollout_args *a, int split,
     if (rc == AT_OK)
         rc = at_rollout(cx, in, &prompts, &o, show_line, &line, &stats);
     at_infer_close(in);
+    if (rc == AT_OK && !a->quiet && prompts.too_long)
+        printf("%zu prompts have more than %lld tokens and were left out\n",
+               prompts.too_long, (long long)a->longest);
     if (rc == AT_OK && !a->quiet)
         print_rollout(o.out, a, v, w, &stats);
     return rc;

@@ -1,11 +1,13 @@
-/* attune generate, eval, merge. */
+/* attune generate, eval, merge, soup. */
 #include "data/data.h"
 #include "tools/align.h"
 #include "tools/cmds.h"
 #include "train/chat_choice.h"
 #include "train/infer.h"
+#include "train/soup.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- generate -------------------------------------------------------------------- */
@@ -506,4 +508,58 @@ const struct cmd cmd_merge = {
     "merge", "RUN|CHECKPOINT OUT.h5",
     "write a plain model file, with its adapter added to the weights", 2, 2,
     merge_opts, AT_COUNT(merge_opts), sizeof(struct merge_args), NULL, merge
+};
+
+/* ---- soup ----------------------------------------------------------------------------- */
+
+enum { SOUP_MOST = 64 };
+
+struct soup_args { const char *weights, *dtype; };
+
+static const struct opt soup_opts[] = {
+    { "--weights", OPT_TEXT, offsetof(struct soup_args, weights), "A,B,...",
+      "what each counts, 1 in all (the same)" },
+    { "--dtype", OPT_TEXT, offsetof(struct soup_args, dtype), "TYPE",
+      "store weights as float32 (default) or bfloat16" },
+};
+
+static int read_shares(struct at_ctx *cx, const char *s, double *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        char *end = NULL;
+        w[i] = s ? strtod(s, &end) : 1 / (double)n;
+        if (s && (end == s || *end != (i + 1 < n ? ',' : '\0')))
+            return at_fail(cx, AT_EINVAL, "--weights: %zu numbers with commas "
+                           "between them, one for each model", n);
+        s = s ? end + 1 : NULL;
+    }
+    return AT_OK;
+}
+
+static int soup(struct at_ctx *cx, const void *args, char *const *pos, int n)
+{
+    const struct soup_args *a = args;
+    const char *path[SOUP_MOST];
+    double w[SOUP_MOST];
+    enum at_h5_type type;
+    size_t m = (size_t)n - 1;
+    int rc = weight_type(cx, a->dtype, &type);
+    for (size_t i = 0; i < m; i++)
+        path[i] = pos[i];
+    if (rc == AT_OK)
+        rc = read_shares(cx, a->weights, w, m);
+    if (rc == AT_OK)
+        rc = at_soup(cx, path, w, m, pos[m], type);
+    for (size_t i = 0; i < m && rc == AT_OK; i++)
+        printf("%8.4f  %s\n", w[i], path[i]);
+    if (rc == AT_OK)
+        printf("%s: written\n", pos[m]);
+    return rc;
+}
+
+const struct cmd cmd_soup = {
+    "soup", "MODEL|RUN MODEL|RUN ... OUT.h5",
+    "write the weighted mean of models, adapters added to their base", 3,
+    SOUP_MOST + 1, soup_opts, AT_COUNT(soup_opts), sizeof(struct soup_args),
+    NULL, soup
 };

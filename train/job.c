@@ -274,6 +274,8 @@ static int build(struct at_job *j)
                  .smoothing = at_recipe_real(j->r, "align.smoothing"),
                  .margin = at_recipe_real(j->r, "align.margin"),
                  .clip = at_recipe_real(j->r, "align.clip"),
+                 .desirable = at_recipe_real(j->r, "align.desirable"),
+                 .undesirable = at_recipe_real(j->r, "align.undesirable"),
                  .critic_weight = at_recipe_real(j->r, "align.critic_weight"),
                  .critic_clip = at_recipe_real(j->r, "align.critic_clip") },
     };

@@ -45,6 +45,34 @@ static int weigh_draws(struct at_job *j, const struct at_data *d)
     return rc;
 }
 
+/* Answers to prompts, each with a label.                                     */
+static int check_unpaired(struct at_job *j)
+{
+    const struct at_data *d = j->data;
+    const char *path = at_h5_path(d->f);
+    size_t which;
+    int rc;
+    if (!d->pairs || d->preference)
+        return at_fail(j->cx, AT_EINVAL, "objective %s learns from single "
+                       "answers to prompts, and %s holds %s: its samples need "
+                       "the keys prompt and completion, and a label",
+                       j->objective->name, path,
+                       d->preference ? "pairs (objective: dpo is for these)"
+                                     : "plain texts");
+    if (at_recipe_bool(j->r, "data.stream"))
+        return at_fail(j->cx, AT_EINVAL, "data.stream cuts texts, and objective "
+                       "%s needs them whole", j->objective->name);
+    rc = at_job_find_score(j, &which);
+    for (uint64_t i = 0; i < d->n_docs && rc == AT_OK; i++) {
+        double x = (double)d->score[i * d->n_scores + which];
+        if (x < 0 || x > 1 || (x > 0 && x < 1))
+            rc = at_fail(j->cx, AT_EINVAL, "%s: the label '%s' of document %llu "
+                         "is %g; desirable is 1 (true), undesirable 0 (false)",
+                         path, d->score_name[which], (unsigned long long)i, x);
+    }
+    return rc;
+}
+
 int at_job_check_objective(struct at_job *j)
 {
     const struct at_data *d = j->data;
@@ -63,6 +91,8 @@ int at_job_check_objective(struct at_job *j)
         return at_fail(j->cx, AT_EINVAL, "objective %s learns from preferences, "
                        "and %s holds none: its samples need the keys chosen "
                        "and rejected", j->objective->name, path);
+    if (needs(j, AT_NEEDS_KL))
+        return check_unpaired(j);
     if (needs(j, AT_NEEDS_PAIRS) && at_recipe_bool(j->r, "data.stream"))
         return at_fail(j->cx, AT_EINVAL, "data.stream cuts texts, and objective "
                        "%s needs them whole", j->objective->name);

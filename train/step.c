@@ -175,6 +175,9 @@ static int build_all(struct at_step *st, struct at_arena *arena,
     if (o)
         rc = at_gather_create(st->cx, arena, st->set.rows * st->set.length,
                               &st->seq);
+    if (rc == AT_OK && o && (o->needs & AT_NEEDS_KL))
+        rc = at_mismatch_create(st->cx, arena, st->set.rows, st->set.length,
+                                st->set.accumulate, &st->odd);
     if (rc == AT_OK && o && (o->needs & AT_NEEDS_REF))
         rc = build(st, arena, NULL, rope, REF, &st->ref);
     return rc < 0 ? at_note(st->cx, rc, "building the reference's graph") : rc;
@@ -427,13 +430,40 @@ static void forward(struct at_step *st, const struct at_batch *b,
     q.n_all = whole->n_all;
     q.tokens_all = whole->tokens_all;
     q.chosen_all = whole->chosen_all;
+    q.kl = whole->kl;
     fill(st, &st->train, b, 0);
     at_plan_run_forward(st->train.plan, r);
     judge(st, &st->train, &q, sum);
     seed(st);
 }
 
-/* Counts of the whole step. */
+/* The divergence from the reference over mismatched texts, at least 0.       */
+static double estimate(struct at_step *st, const struct at_batch *const *batch,
+                       size_t n)
+{
+    struct at_gather *g = st->seq;
+    struct at_run r = { .k = st->k };
+    double sum = 0, texts = 0;
+    if (!st->odd)
+        return 0;
+    at_mismatch_begin(st->odd);
+    for (size_t i = 0; i < n; i++)
+        at_mismatch_add(st->odd, batch[i]);
+    while (at_mismatch_next(st->odd)) {
+        at_gather_batch(g, &st->odd->b);
+        run_reference(st, &st->odd->b);
+        at_gather_tokens(g, st->ref.ce->data, -1, g->ref);
+        fill(st, &st->eval, &st->odd->b, 0);
+        at_plan_run(st->eval.plan, &r);
+        at_gather_tokens(g, st->eval.ce->data, -1, g->logp);
+        for (size_t t = 0; t < g->start[g->n]; t++)
+            sum += g->logp[t] - g->ref[t];
+        texts += (double)g->n;
+    }
+    return texts > 0 ? fmax(0, sum / texts) : 0;
+}
+
+/* Counts of the whole step, and what is estimated over it. */
 static struct at_seqs count(struct at_step *st,
                             const struct at_batch *const *batch)
 {
@@ -444,6 +474,7 @@ static struct at_seqs count(struct at_step *st,
         whole.tokens_all += st->seq->start[st->seq->n];
         whole.chosen_all += at_gather_chosen(st->seq);
     }
+    whole.kl = estimate(st, batch, st->set.accumulate);
     return whole;
 }
 
@@ -496,9 +527,11 @@ static void eval_objective(struct at_step *st, const struct at_batch *b,
 {
     struct at_run r = { .k = st->k };
     double before = sum->o.loss, units = sum->o.units;
+    double kl = estimate(st, &b, 1);
     struct at_seqs q;
     prepare(st, b, NULL);
     q = at_gather_seqs(st->seq, st->set.group);
+    q.kl = kl;
     if (q.n == 0)
         return;
     fill(st, &st->eval, b, 0);

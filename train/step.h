@@ -16,6 +16,7 @@
 #include "train/adapters/adapter.h"
 #include "train/adapters/context_sparse.h"
 #include "train/align/gather.h"
+#include "train/align/mismatch.h"
 #include "train/metrics.h"
 #include "train/models/model.h"
 #include "train/offload/offload.h"
@@ -77,6 +78,7 @@ struct at_step {
     const struct at_kernels *k;
     struct at_step_io train, eval, ref, teach;
     struct at_gather *seq;
+    struct at_mismatch *odd;    /* of objectives that need them               */
     const float *score;         /* of document i: score[i * score_stride]     */
     size_t score_stride;
     const struct at_drawn *drawn;   /* [accumulate]                           */

@@ -8,11 +8,13 @@ regression and binary are one line of PyTorch each.  Float64 where TRL lets it.
     python tests/golden/align.py > tests/golden/align.txt
 """
 import contextlib
+import inspect
+import textwrap
 import types
 
 import torch
 import torch.nn.functional as F
-from trl import DPOTrainer, GRPOTrainer, RLOOTrainer
+from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RLOOTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
@@ -178,6 +180,30 @@ def policy(cls, name, beta, clip, group):
     show(name, (beta, 0, 0, clip), group, loss, leaf.grad)
 
 
+def kto(beta, kl_sums, desirable, undesirable):
+    """The piece of KTOTrainer._compute_loss from the estimate to the losses."""
+    leaf = LOGP.clone().requires_grad_()
+    code = inspect.getsource(KTOTrainer._compute_loss).splitlines()
+    a = next(i for i, x in enumerate(code) if x.strip() == "if self.calculate_KL:"
+             and "kl = (KL_logps" in code[i + 1])
+    b = next(i for i, x in enumerate(code) if i > a and "_metrics[mode]" in x)
+    good = SCORE > 0.5
+    logp, ref = (leaf * MASK).sum(1), (REF * MASK).sum(1)
+    names = dict(
+        torch=torch, F=F, self=types.SimpleNamespace(
+            calculate_KL=True, accelerator=Accelerator(), loss_type="kto",
+            beta=beta, desirable_weight=desirable,
+            undesirable_weight=undesirable),
+        KL_logps=kl_sums, ref_KL_logps=torch.zeros_like(kl_sums),
+        chosen_logps=logp[good], ref_chosen_logps=ref[good],
+        rejected_logps=logp[~good], ref_rejected_logps=ref[~good])
+    exec(textwrap.dedent("\n".join(code[a:b])), names)
+    loss = names["losses"].mean()
+    loss.backward()
+    show("kto", (beta, desirable, undesirable, names["kl"].item()), 1, loss,
+         leaf.grad)
+
+
 def reward(name, group, f, settings=(0, 0, 0, 0)):
     leaf = VALUE.clone().requires_grad_()
     loss = f(leaf)
@@ -200,6 +226,8 @@ policy(RLOOTrainer, "rloo", 0.05, 0.2, 4)
 policy(RLOOTrainer, "rloo", 0.0, 0.05, 2)
 policy(GRPOTrainer, "grpo", 0.04, 0.2, 4)
 policy(GRPOTrainer, "grpo", 0.1, 0.1, 8)
+kto(0.3, torch.tensor([0.5, 0.7, -0.3]), 1.0, 1.5)
+kto(0.1, torch.tensor([-0.5, 0.2]), 1.0, 1.0)
 reward("reward", 2, lambda v: -F.logsigmoid(v[0::2] - v[1::2]).mean())
 reward("regression", 1, lambda v: F.mse_loss(v, SCORE))
 reward("binary", 1, lambda v: F.binary_cross_entropy_with_logits(

@@ -9,6 +9,7 @@ const struct at_objective at_objectives[] = {
     { "ipo", AT_NEEDS_PAIRS | AT_NEEDS_REF, at_ipo },
     { "simpo", AT_NEEDS_PAIRS, at_simpo },
     { "orpo", AT_NEEDS_PAIRS, at_orpo },
+    { "kto", AT_NEEDS_SCORE | AT_NEEDS_REF | AT_NEEDS_KL, at_kto },
     { "reward", AT_NEEDS_PAIRS | AT_NEEDS_VALUE, at_bradley_terry },
     { "regression", AT_NEEDS_SCORE | AT_NEEDS_VALUE, at_regression },
     { "binary", AT_NEEDS_SCORE | AT_NEEDS_VALUE, at_binary },

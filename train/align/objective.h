@@ -29,6 +29,7 @@ struct at_seqs {
     const double *critic, *critic_old, *gain, *ret;
     size_t n_all, tokens_all, chosen_all;   /* of the whole step: sequences;
                                  * tokens; those of the chosen of its pairs   */
+    double kl;                  /* kto: how far the model has moved at large  */
     double *dlogp;              /* [start[n]] out                             */
     double *dvalue;             /* [n] out                                    */
     double *dcritic;            /* [start[n]] out                             */
@@ -39,6 +40,7 @@ struct at_objective_settings {
     double smoothing;           /* share of preferences taken to be wrong     */
     double margin;              /* simpo: asked between chosen and rejected   */
     double clip;                /* policy: most a ratio may leave 1           */
+    double desirable, undesirable;  /* kto: weights of the two kinds of text  */
     double critic_weight;       /* ppo: of the critic's loss                  */
     double critic_clip;         /* ppo: most it may move in a round; 0: any   */
 };
@@ -59,7 +61,8 @@ enum at_objective_needs {
     AT_NEEDS_VALUE = 8,         /* works on value, not on logp                */
     AT_NEEDS_OLD = 16,          /* texts drawn by the model in training       */
     AT_NEEDS_DRAWS = 32,        /* a dataset of draws, several a prompt       */
-    AT_NEEDS_CRITIC = 64        /* a value head beside the policy             */
+    AT_NEEDS_CRITIC = 64,       /* a value head beside the policy             */
+    AT_NEEDS_KL = 128           /* mismatched texts (mismatch.h)              */
 };
 
 typedef void at_objective_fn(const struct at_seqs *s,
@@ -93,7 +96,7 @@ double at_clipped(double log_ratio, double a, double clip, double *d,
 double at_log_sigmoid(double x);
 double at_sigmoid(double x);
 
-at_objective_fn at_dpo, at_ipo, at_simpo, at_orpo;      /* prefer.c           */
+at_objective_fn at_dpo, at_ipo, at_simpo, at_orpo, at_kto;  /* prefer.c       */
 at_objective_fn at_bradley_terry, at_regression, at_binary; /* reward.c       */
 at_objective_fn at_rloo, at_grpo, at_distil;            /* policy.c           */
 at_objective_fn at_ppo;                                 /* ppo.c              */

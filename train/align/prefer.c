@@ -1,5 +1,5 @@
 /* Learning from preferences without a reward model.  Of every pair the first
- * sequence, c, was chosen over the second, r.                                */
+ * sequence, c, was chosen over the second, r; kto has no pairs.              */
 #include "train/align/objective.h"
 
 #include <math.h>
@@ -89,5 +89,23 @@ void at_orpo(const struct at_seqs *s, const struct at_objective_settings *o,
         at_seq_pull(s, c, -each);
         at_count_pair(sum, share, -each / share * at_seq_sum(s, s->logp, c) -
                       o->beta * at_log_sigmoid(z), z);
+    }
+}
+
+/* Ethayarajh et al. 2024 (arXiv:2402.01306): texts that are desirable (score 1)
+ * or not (0), each by itself; z = beta (sum (logp - ref) - kl),
+ * loss = weight (1 - sigmoid(z)), or of -z; kl is no function of the weights.  */
+void at_kto(const struct at_seqs *s, const struct at_objective_settings *o,
+            struct at_objective_sum *sum)
+{
+    double share = 1.0 / (double)s->n_all;
+    for (size_t i = 0; i < s->n; i++) {
+        bool good = s->score[i] > 0.5;
+        double off = at_seq_sum(s, s->logp, i) - at_seq_sum(s, s->ref, i);
+        double z = o->beta * (off - s->kl), p = at_sigmoid(good ? z : -z);
+        double weight = good ? o->desirable : o->undesirable;
+        double d = -share * weight * o->beta * p * (1 - p);
+        at_seq_pull(s, i, good ? d : -d);
+        at_count_pair(sum, share, weight * (1 - p), good ? z : -z);
     }
 }

@@ -17,8 +17,13 @@ struct list {                   /* prompts being read                         */
     struct at_text hashed;
 };
 
-static bool wanted(struct list *l)
+/* n: tokens of the next prompt.                                              */
+static bool wanted(struct list *l, size_t n)
 {
+    if (l->o->longest && n > l->o->longest) {
+        l->out->too_long++;
+        return false;
+    }
     return l->seen++ >= l->o->skip && (!l->o->most || l->out->n < l->o->most);
 }
 
@@ -86,7 +91,7 @@ static int from_document(struct list *l, const struct at_data *d, uint64_t doc,
     if (rc < 0)
         return rc;
     m = prompt_of(l->o, roles, n);
-    return m > 0 && wanted(l) ? add(l, ids, m) : AT_OK;
+    return m > 0 && wanted(l, m) ? add(l, ids, m) : AT_OK;
 }
 
 static int from_dataset(struct list *l, const char *path)
@@ -142,7 +147,7 @@ static int from_line(struct list *l, const char *path, size_t line,
     if (rc == AT_OK)
         rc = at_tok_encode(cx, l->coder, s, n,
                            at_data_flags(l->tok), &ids);
-    if (rc == AT_OK)
+    if (rc == AT_OK && wanted(l, ids.n))
         rc = add(l, ids.id, ids.n);
     at_tok_ids_finish(&ids);
     json_decref(root);
@@ -157,7 +162,7 @@ static int from_lines(struct list *l, const char *path)
     for (s = text; rc == AT_OK && *s && !full(l);) {
         size_t len = strcspn(s, "\r\n"), next = len + strspn(s + len, "\r\n");
         line++;
-        if (len > 0 && wanted(l))
+        if (len > 0)
             rc = from_line(l, path, line, s, len);
         s += next;
     }
@@ -177,7 +182,8 @@ int at_prompts_read(struct at_ctx *cx, struct at_arena *a,
     rc = n > 3 && strcmp(path + n - 3, ".h5") == 0 ? from_dataset(&l, path)
                                                    : from_lines(&l, path);
     if (rc == AT_OK && p->n == 0)
-        rc = at_fail(cx, AT_EINVAL, "%s: there is no prompt in it", path);
+        rc = at_fail(cx, AT_EINVAL, "%s: there is no prompt in it%s", path,
+                     p->too_long ? " that is short enough" : "");
     p->hash = at_hash(l.hashed.s, l.hashed.n);
     at_text_finish(&l.hashed);
     return rc < 0 ? at_note(cx, rc, "reading the prompts of %s", path) : AT_OK;

@@ -1,6 +1,8 @@
 /* Batches of the model's own texts. */
 #include "train/align/roller.h"
 
+#include "train/align/pack.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -211,13 +213,8 @@ static int roll(struct at_ctx *cx, struct at_roller *r,
 static void blank(struct at_roller *r, size_t micro)
 {
     struct at_batch *b = &r->batch[micro];
-    for (size_t i = 0; i < b->rows * b->length; i++) {
-        b->ids[i] = b->pos[i] = 0;
-        b->targets[i] = -1;
-        b->first[i] = (int32_t)i;
-        b->doc[i] = -1;
-        r->drawn[micro].old[i] = 0;
-    }
+    at_batch_blank(b);
+    memset(r->drawn[micro].old, 0, b->rows * b->length * sizeof(float));
     b->n_tokens = b->n_targets = 0;
 }
 

@@ -22,12 +22,14 @@ struct at_prompts {             /* in an arena                                */
     size_t *n_text;
     const char *path;
     struct at_hash hash;
+    size_t too_long;            /* left out                                   */
 };
 
 struct at_prompts_options {
     size_t tokens;              /* > 0: the first so many of each text are one */
     size_t most;                /* 0: all                                     */
     size_t skip;                /* so many first ones are left out            */
+    size_t longest;             /* tokens; longer ones are left out; 0: none  */
     int split;                  /* of a dataset: enum at_split, -1: both      */
 };
 

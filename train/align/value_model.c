@@ -1,4 +1,5 @@
 /* Values that a model gives: a reward model's number, a likelihood. */
+#include "train/align/pack.h"
 #include "train/align/value.h"
 #include "train/infer.h"
 
@@ -40,61 +41,7 @@ static void close_model(void *impl)
 }
 
 /* A batch being packed with texts, in order.                                 */
-struct pack {
-    struct at_infer *in;
-    struct at_batch b;
-    size_t used;                /* positions, rows not begun included         */
-    size_t first, n;            /* texts in it                                */
-};
-
-static void empty(struct pack *p)
-{
-    size_t N = p->b.rows * p->b.length;
-    for (size_t i = 0; i < N; i++) {
-        p->b.ids[i] = p->b.pos[i] = 0;
-        p->b.targets[i] = -1;
-        p->b.first[i] = (int32_t)i;
-        p->b.doc[i] = -1;
-    }
-    p->first += p->n;
-    p->n = p->used = 0;
-}
-
-static int make_pack(struct at_ctx *cx, struct at_arena *a, struct pack *p)
-{
-    const struct at_step_settings *s = &p->in->st->set;
-    size_t N = s->rows * s->length;
-    p->b.rows = s->rows;
-    p->b.length = s->length;
-    p->b.ids = at_alloc_n(cx, a, 4 * N, sizeof *p->b.ids);
-    p->b.doc = at_alloc_n(cx, a, N, sizeof *p->b.doc);
-    if (!p->b.ids || !p->b.doc)
-        return AT_ENOMEM;
-    p->b.targets = p->b.ids + N;
-    p->b.pos = p->b.targets + N;
-    p->b.first = p->b.pos + N;
-    empty(p);
-    return AT_OK;
-}
-
-/* false: it does not fit any more. */
-static bool put(struct pack *p, const int32_t *ids, size_t n)
-{
-    size_t T = p->b.length, left = T - p->used % T, at;
-    at = n <= left ? p->used : p->used + left;
-    if (at + n > p->b.rows * T)
-        return false;
-    for (size_t i = 0; i < n; i++) {
-        p->b.ids[at + i] = ids[i];
-        p->b.targets[at + i] = i + 1 < n ? ids[i + 1] : -1;
-        p->b.pos[at + i] = (int32_t)i;
-        p->b.first[at + i] = (int32_t)at;
-        p->b.doc[at + i] = (int64_t)(p->first + p->n);
-    }
-    p->used = at + n;
-    p->n++;
-    return true;
-}
+struct pack { struct at_infer *in; struct at_pack p; };
 
 /* Mean log-probability of each text's tokens.                                */
 static void likelihoods(struct pack *p, double *score)
@@ -102,15 +49,15 @@ static void likelihoods(struct pack *p, double *score)
     struct at_eval_sum unused = { 0 };
     const at_real *ce;
     size_t count = 0;
-    at_step_eval(p->in->st, &p->b, &unused);
+    at_step_eval(p->in->st, &p->p.b, &unused);
     ce = at_step_ce(p->in->st);
-    for (size_t i = 0; i < p->b.rows * p->b.length; i++) {
-        double *s = score + p->b.doc[i];
-        if (p->b.doc[i] < 0)
+    for (size_t i = 0; i < p->p.b.rows * p->p.b.length; i++) {
+        double *s = score + p->p.b.doc[i];
+        if (p->p.b.doc[i] < 0)
             continue;
-        if (p->b.first[i] == (int32_t)i)
+        if (p->p.b.first[i] == (int32_t)i)
             *s = 0, count = 0;
-        if (p->b.targets[i] >= 0) {
+        if (p->p.b.targets[i] >= 0) {
             *s -= (double)ce[i];
             count++;
         } else if (count) {
@@ -121,13 +68,13 @@ static void likelihoods(struct pack *p, double *score)
 
 static void run_pack(struct pack *p, double *score)
 {
-    if (p->n == 0)
+    if (p->p.n == 0)
         return;
     if (p->in->m->d.value)
-        at_step_values(p->in->st, &p->b, score + p->first, p->n);
+        at_step_values(p->in->st, &p->p.b, score + p->p.first, p->p.n);
     else
         likelihoods(p, score);
-    empty(p);
+    at_pack_empty(&p->p);
 }
 
 static int encode(struct at_ctx *cx, const struct at_infer *in,
@@ -158,12 +105,13 @@ static int by_model(struct at_ctx *cx, void *impl,
     struct at_arena a = { 0 };
     struct at_tok_ids ids = { 0 };
     struct pack p = { .in = impl };
-    int rc = make_pack(cx, &a, &p);
+    int rc = at_pack_create(cx, &a, p.in->st->set.rows, p.in->st->set.length,
+                            &p.p);
     for (size_t i = 0; i < n && rc == AT_OK; i++) {
         rc = encode(cx, p.in, &said[i], &ids);
-        if (rc == AT_OK && !put(&p, ids.id, ids.n)) {
+        if (rc == AT_OK && !at_pack_put(&p.p, ids.id, ids.n)) {
             run_pack(&p, score);
-            put(&p, ids.id, ids.n);
+            at_pack_put(&p.p, ids.id, ids.n);
         }
     }
     if (rc == AT_OK)
