@@ -1055,15 +1055,21 @@ static void refused_soup(const char *a, const char *b, double w,
 /* The mean of two adapters is that of what they make of the weights.         */
 static void a_soup_is_the_mean_of_what_adapters_do(void **state)
 {
-    const char *path[] = { in_dir("whole1"), in_dir("whole9") };
+    const char *path[] = { in_dir("soup_a"), in_dir("soup_b") };
     double weight[] = { 0.25, 0.75 }, moved = 0;
     struct at_infer *in[3];
     struct at_ctx cx;
     (void)state;
+    assert_int_equal(run(lora, "soup_a", "train.steps=3", NULL, NULL, NULL), 0);
+    assert_int_equal(run(lora, "soup_b", "seed=4", NULL, NULL, NULL), 0);
+    assert_int_equal(run(scratch, "soup_c", "train.steps=3", NULL, NULL, NULL),
+                     0);
+    assert_int_equal(run(prefer, "soup_d", "objective=reward", NULL, NULL, NULL),
+                     0);
     at_ctx_init(&cx);
     OK(&cx, at_soup(&cx, path, weight, 2, in_dir("soup.h5"), AT_H5_F32));
-    open_merged(&cx, "whole1", &in[0]);
-    open_merged(&cx, "whole9", &in[1]);
+    open_merged(&cx, "soup_a", &in[0]);
+    open_merged(&cx, "soup_b", &in[1]);
     open_merged(&cx, "soup.h5", &in[2]);
     for (size_t i = 0; i < in[2]->ps.n; i++) {
         const struct at_val *v = &in[2]->ps.p[i]->val;
@@ -1080,9 +1086,9 @@ static void a_soup_is_the_mean_of_what_adapters_do(void **state)
     for (size_t i = 0; i < 3; i++)
         at_infer_close(in[i]);
     at_ctx_finish(&cx);
-    refused_soup("whole1", "whole9", 0.7, "must be 1");
-    refused_soup("whole1", "whole7", 0.75, "same base");
-    refused_soup("whole10", "whole12", 0.75, "different kinds");
+    refused_soup("soup_a", "soup_b", 0.7, "must be 1");
+    refused_soup("soup_a", "soup_c", 0.75, "same base");
+    refused_soup("soup_a", "soup_d", 0.75, "different kinds");
 }
 
 static void routers_join_a_lora(void **state)
