@@ -61,8 +61,6 @@ bool at_rules_train(const void *self, const char *name)
     bool yes = !u->adapter || at_adapter_owns(name);
     if (u->value && at_decoder_owns_value(name))
         return true;
-    if (u->value && strcmp(name, "head.weight") == 0)
-        return false;           /* a reward model predicts no tokens          */
     if (u->only)
         yes = at_pattern_finds(u->only, name) || at_adapter_owns(name);
     if (u->freeze && at_pattern_finds(u->freeze, name))

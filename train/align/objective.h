@@ -21,12 +21,13 @@ struct at_seqs {
     const double *logp;         /* [start[n]] under the model                 */
     const double *ref;          /* [start[n]] under the reference             */
     const double *old;          /* [start[n]] under the model that drew them  */
-    const double *value;        /* [n] a reward model's number                */
+    size_t width;               /* numbers that a judging model has for each  */
+    const double *value;        /* [n,width]                                  */
     const double *score;        /* [n] what was measured: reward, or label    */
     size_t n_all, chosen_all;   /* of the whole step: sequences; tokens of the
                                  * chosen of its pairs                        */
     double *dlogp;              /* [start[n]] out                             */
-    double *dvalue;             /* [n] out                                    */
+    double *dvalue;             /* [n,width] out                              */
 };
 
 struct at_objective_settings {
@@ -44,13 +45,16 @@ struct at_objective_sum {
     double gap;                 /* of the pairs' implied rewards              */
     double score, kl, n;        /* sums over sequences, and how many          */
     double clipped, ratios;     /* ratios that were clipped, of how many      */
+    double *table;              /* classify: [width,width] texts with a label
+                                 * that were taken for another; NULL: not kept */
 };
 
 enum at_objective_needs {
     AT_NEEDS_PAIRS = 1, AT_NEEDS_SCORE = 2, AT_NEEDS_REF = 4,
     AT_NEEDS_VALUE = 8,         /* works on value, not on logp                */
     AT_NEEDS_OLD = 16,          /* texts drawn by the model in training       */
-    AT_NEEDS_DRAWS = 32         /* a dataset of draws, several a prompt       */
+    AT_NEEDS_DRAWS = 32,        /* a dataset of draws, several a prompt       */
+    AT_NEEDS_LABEL = 64         /* scores are labels                          */
 };
 
 typedef void at_objective_fn(const struct at_seqs *s,
@@ -77,12 +81,16 @@ void at_count(struct at_objective_sum *sum, double share, double loss);
 /* The same of a pair whose implied rewards lie `gap` apart.                  */
 void at_count_pair(struct at_objective_sum *sum, double share, double loss,
                    double gap);
+/* The macro average of F1 = 2 tp / (2 tp + fp + fn) over the labels that are or
+ * were said of any text, and with two labels that of the second.             */
+double at_f1(const double *table, size_t width);
 /* log(1/(1+e^-x)), and its derivative's factor 1/(1+e^x).                    */
 double at_log_sigmoid(double x);
 double at_sigmoid(double x);
 
 at_objective_fn at_dpo, at_ipo, at_simpo, at_orpo;      /* prefer.c           */
-at_objective_fn at_bradley_terry, at_regression, at_binary; /* reward.c       */
+at_objective_fn at_bradley_terry, at_regression, at_binary, at_classify;
+                                                        /* reward.c           */
 at_objective_fn at_rloo, at_grpo, at_distil;            /* policy.c           */
 
 #endif
