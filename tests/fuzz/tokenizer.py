@@ -10,14 +10,15 @@ GPT2 = (rb"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
         rb"|\s+(?!\S)|\s+")
 
 
-def blob(kind, pieces, types, scores=(), merges=(), pattern=b'', bos=-1):
+def blob(kind, pieces, types, scores=(), merges=(), pattern=b'', bos=-1,
+         unk=-1, traits=0):
     body = b''.join(struct.pack('<I', len(p)) for p in pieces)
     body += b''.join(struct.pack('<f', s) for s in scores)
     body += b''.join(struct.pack('<III', *m) for m in merges)
     body += bytes(types) + pattern + b''.join(pieces)
     return b'attuntok' + bytes(8) + struct.pack(
-        '<IIIIIIiiiIQ', 1, 0, kind, len(pieces), len(merges), len(pattern),
-        bos, bos, -1, 0, sum(map(len, pieces))) + body
+        '<IIIIIIiiiIQ', 1, unk + 1, kind, len(pieces), len(merges), len(pattern),
+        bos, bos, -1, traits, sum(map(len, pieces))) + body
 
 
 def bpe(words, pattern=GPT2):
@@ -64,7 +65,16 @@ def spaced(kind, words):
     return blob(kind, pieces, types, merges=merges, bos=1)
 
 
+def wordpiece(words, traits):
+    pieces = [b'[UNK]', b'[CLS]', b'[MASK]']
+    return blob(8, pieces + words, [SPECIAL, SPECIAL, 3] + [NORMAL] * len(words),
+                bos=1, unk=0, traits=traits)
+
+
 SEEDS = {
+    'wordpiece': (b"The cl\xc3\xb6ck's\xe4\xb8\xad  [MASK] \xcc\x81\xff x\x00y", wordpiece(
+        [b' the', b' cl', b'ock', b"'", b" '", b' s', b' x', b'y'], 31)),
+    'wordpiece-plain': (b'I\xcc\x87 \xc4\xb0a\t', wordpiece([b' i', b'\xcc\x87'], 16)),
     'spaced-each': (b'<s>the clock</s> x  \xe2\x96\x81the',
                     spaced(4, [b' the', b' clock', b'  '])),
     'spaced-first': (b'the <s> \xc3\xbc\xff\x00the', spaced(5, [b' the', b' '])),
