@@ -203,7 +203,7 @@ static void bad_values_are_refused(void **state)
         spec[0] = other;
         open_cx(&cx);
         assert_int_equal(at_values_open(&cx, &cx.run, spec, 1, &v), AT_EINVAL);
-        assert_non_null(strstr(cx.err.msg, "reward model"));
+        assert_non_null(strstr(cx.err.msg, "judge"));
         at_ctx_finish(&cx);
     }
 }

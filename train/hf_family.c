@@ -244,6 +244,7 @@ static int read_labels(struct at_ctx *cx, const char *path, const json_t *c,
                : json_is_integer(n) && json_integer_value(n) > 0
                ? (size_t)json_integer_value(n) : 2;
     d->value_plain = !d->both;
+    d->value_open = true;
     d->problem = d->value == 1 ? AT_NUMBERS : AT_ONE_LABEL;
     for (size_t i = 0; is && i < AT_COUNT(problems); i++)
         if (strcmp(is, problems[i]) == 0)

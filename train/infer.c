@@ -2,6 +2,7 @@
 #include "train/infer.h"
 
 #include "train/adapters/masked.h"
+#include "train/labels.h"
 
 #include <math.h>
 #include <string.h>
@@ -193,10 +194,36 @@ static int check_data(struct at_ctx *cx, const struct at_infer *in,
     if (strcmp(mine, d->tok_hash) != 0)
         return at_fail(cx, AT_EINVAL, "%s was made with another tokenizer than "
                        "the model's", path);
-    if (in->m->d.value && !d->preference)
-        return at_fail(cx, AT_EINVAL, "%s is a reward model, measured on "
-                       "preferences; %s holds none", in->m->path, path);
     return AT_OK;
+}
+
+/* What a model that judges is measured by.                                    */
+static int use_judgement(struct at_ctx *cx, struct at_infer *in,
+                         const struct at_data *d, struct at_eval_sum *sum)
+{
+    size_t W = in->m->d.value;
+    const char *by = "reward";
+    int rc = AT_OK;
+    if (d->n_labels && in->m->d.problem == AT_ONE_LABEL) {
+        by = "classify";
+        in->st->score_stride = 1;
+        rc = at_labels_map(cx, &cx->run, d, &in->m->d, &in->st->score);
+        sum->o.table = at_alloc_n(cx, &cx->run, W * W, sizeof *sum->o.table);
+        if (rc == AT_OK && !sum->o.table)
+            rc = AT_ENOMEM;
+    } else if (d->n_scores == 1 && W == 1 && !d->preference) {
+        by = "regression";
+        in->st->score = d->score;
+        in->st->score_stride = 1;
+    } else if (!d->preference || W != 1) {
+        rc = at_fail(cx, AT_EINVAL, "%s judges texts; %s has %s to measure it "
+                     "by", in->m->path, at_h5_path(d->f),
+                     W > 1 ? "no labels (attune data --label KEY)"
+                           : "neither preferences nor one score");
+    }
+    in->st->set.objective = at_objective_find(by);
+    in->st->set.group = d->group;
+    return rc;
 }
 
 int at_infer_data(struct at_ctx *cx, struct at_infer *in, const char *path,
@@ -205,8 +232,7 @@ int at_infer_data(struct at_ctx *cx, struct at_infer *in, const char *path,
     struct at_loader_options o = {
         .split = training ? AT_TRAIN : AT_VALIDATION, .packing = AT_PACK_DOCS,
         .rows = in->st->set.rows, .length = in->st->set.length, .once = true,
-        .all_roles = all_roles, .groups = in->m->d.value,
-        .ends = in->m->d.value,
+        .all_roles = all_roles, .ends = in->m->d.value > 0,
     };
     const struct at_batch *b = NULL;
     struct at_loader *l = NULL;
@@ -215,6 +241,9 @@ int at_infer_data(struct at_ctx *cx, struct at_infer *in, const char *path,
     if (rc < 0)
         return rc;
     rc = check_data(cx, in, d, path);
+    if (rc == AT_OK && in->m->d.value)
+        rc = use_judgement(cx, in, d, sum);
+    o.groups = in->m->d.value && d->preference;
     if (rc == AT_OK)
         rc = at_loader_create(cx, d, &o, &l);
     while (rc == AT_OK && !(b && b->last)) {

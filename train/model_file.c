@@ -26,6 +26,7 @@
     X(window, window, size_t) X(full_every, full_every, size_t)          \
     X(value, value, size_t) X(value_plain, value_plain, bool)            \
     X(value_first, value_first, bool) X(value_act, value_act, enum at_act) \
+    X(value_open, value_open, bool)                                      \
     X(problem, problem, enum at_problem) X(both, both, bool)             \
     X(types, types, size_t) X(embed_norm, embed_norm, bool)              \
     X(pos_from, pos_from, size_t)

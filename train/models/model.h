@@ -71,6 +71,8 @@ struct at_decoder {
     enum at_problem problem;    /* what they say                              */
     const char *const *labels;  /* [value] their names; NULL: none            */
     bool value_plain;           /* without bias                               */
+    bool value_open;            /* of texts as the tokenizer's own file has
+                                 * them end, not always with eos              */
     bool value_first;           /* of the first token, not the last, through a
                                  * dense layer and value_act                  */
     enum at_act value_act;
