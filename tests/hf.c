@@ -884,7 +884,7 @@ static void odd_adapters_are_refused(void **state)
     static const struct { const char *more, *says; } bad[] = {
         { ", \"use_dora\": true", "use_dora is set" },
         { ", \"rank_pattern\": {\"q_proj\": 4}", "rank_pattern is set" },
-        { ", \"modules_to_save\": [\"lm_head\"]", "modules_to_save is set" },
+        { ", \"modules_to_save\": [\"lm_head\"]", "modules_to_save has 'lm_head'" },
     };
     struct nest *t = *state;
     const char *base = in(t, "m.h5"), *h5 = in(t, "a.h5");

@@ -440,6 +440,41 @@ static void folders_keep_the_verdict(void **state)
     }
 }
 
+/* An adapter in PEFT's files: its head is kept whole, and comes back.          */
+static void adapters_bring_their_head(void **state)
+{
+    struct at_ctx cx;
+    const char *to, *back;
+    struct at_infer *a, *b;
+    double x[AT_COUNT(texts) * 2], y[AT_COUNT(texts) * 2];
+    json_t *c;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_threads_start(&cx, 2));
+    to = at_sprintf(&cx, &cx.run, "%s-peft", in_dir("lora"));
+    back = in_dir("lora-back.h5");
+    OK(&cx, at_hf_export_peft(&cx, in_dir("lora"), to, NULL));
+    OK(&cx, at_json_read(&cx, at_sprintf(&cx, &cx.run, "%s/adapter_config.json",
+                                         to), 1 << 20, &c));
+    assert_string_equal(json_string_value(json_object_get(c, "task_type")),
+                        "SEQ_CLS");
+    assert_int_equal(json_array_size(json_object_get(c, "modules_to_save")), 2);
+    json_decref(c);
+    at_arena_reset(&cx.plan);
+    OK(&cx, at_hf_import_peft(&cx, to, in_dir("bert.h5"), back));
+    at_arena_reset(&cx.plan);
+    OK(&cx, at_judge_open(&cx, in_dir("lora"), &a));
+    OK(&cx, at_judge_open(&cx, back, &b));
+    assert_string_equal(at_judge_label(b, 1), "LABEL_1");
+    OK(&cx, at_judge_numbers(&cx, a, texts, AT_COUNT(texts), x));
+    OK(&cx, at_judge_numbers(&cx, b, texts, AT_COUNT(texts), y));
+    for (size_t k = 0; k < AT_COUNT(x); k++)
+        assert_true(x[k] == y[k]);
+    at_infer_close(a);
+    at_infer_close(b);
+    at_ctx_finish(&cx);
+}
+
 static const char *program;
 
 /* What the program prints, a line a text.                                     */
@@ -490,6 +525,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_goes_together_is_checked),
         cmocka_unit_test(a_label_is_a_value),
         cmocka_unit_test(folders_keep_the_verdict),
+        cmocka_unit_test(adapters_bring_their_head),
         cmocka_unit_test(the_program_says_so),
     };
     if (argc != 2)

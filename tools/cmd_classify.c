@@ -3,6 +3,7 @@
 #include "tools/cmds.h"
 #include "train/align/judge.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,12 +99,13 @@ static int judge(struct at_ctx *cx, const struct classify_args *a,
 
 /* ---- in -------------------------------------------------------------------------- */
 
-/* The text of a JSON line, in cx->run.                                       */
-static int read_sample(struct at_ctx *cx, const struct classify_args *a,
-                       const char *path, size_t line, const char *s, size_t n,
+/* The text of a JSON line, in arena t.                                       */
+static int read_sample(struct at_ctx *cx, struct at_arena *t,
+                       const struct classify_args *a, const char *path,
+                       size_t line, const char *s, size_t n,
                        struct at_said *said)
 {
-    const char *what = at_sprintf(cx, &cx->run, "%s:%zu", path, line);
+    const char *what = at_sprintf(cx, t, "%s:%zu", path, line);
     const json_t *text;
     json_t *v;
     int rc = what ? at_json_parse(cx, what, s, n, &v) : AT_ENOMEM;
@@ -114,7 +116,7 @@ static int read_sample(struct at_ctx *cx, const struct classify_args *a,
         rc = at_fail(cx, AT_EFORMAT, "%s: has no text '%s'; say --key KEY", what,
                      a->key);
     else
-        said->text = at_strndup(cx, &cx->run, json_string_value(text),
+        said->text = at_strndup(cx, t, json_string_value(text),
                                 said->n_text = json_string_length(text));
     json_decref(v);
     return rc == AT_OK && !said->text ? AT_ENOMEM : rc;
@@ -126,30 +128,52 @@ static bool is_json(const char *path)
     return n >= 6 && strcmp(path + n - 6, ".jsonl") == 0;
 }
 
+/* Up to BATCH lines as texts, in arena t.                                    */
+static int read_batch(struct at_ctx *cx, struct at_arena *t,
+                      const struct classify_args *a, const char *path, FILE *f,
+                      size_t *line, struct at_said *said, size_t *n_said)
+{
+    char *s = NULL;
+    size_t cap = 0;
+    ssize_t n = 0;
+    int rc = AT_OK;
+    for (*n_said = 0; rc == AT_OK && *n_said < BATCH; ++*n_said) {
+        struct at_said *x = &said[*n_said];
+        n = getline(&s, &cap, f);
+        if (n < 0)
+            break;
+        ++*line;
+        n -= n > 0 && s[n - 1] == '\n';
+        *x = (struct at_said){ .prompt = "", .n_text = (size_t)n };
+        if (is_json(path))
+            rc = read_sample(cx, t, a, path, *line, s, (size_t)n, x);
+        else if (!(x->text = at_strndup(cx, t, s, (size_t)n)))
+            rc = AT_ENOMEM;
+    }
+    free(s);
+    if (rc == AT_OK && ferror(f))
+        rc = at_fail_errno(cx, errno, "%s: cannot be read", path);
+    return rc;
+}
+
 static int judge_file(struct at_ctx *cx, const struct classify_args *a,
                       struct at_infer *in, const char *path)
 {
-    bool json = is_json(path);
-    struct at_said said[BATCH] = { { 0 } };
-    size_t n, n_said = 0, line = 0;
-    char *text, *at, *end;
-    int rc = at_read_file(cx, &cx->run, strcmp(path, "-") ? path : "/dev/stdin",
-                          0, &text, &n);
-    for (at = text; rc == AT_OK && at < text + n; at = end + 1) {
-        struct at_said *s = &said[n_said];
-        end = memchr(at, '\n', n - (size_t)(at - text));
-        end = end ? end : text + n;
-        line++;
-        *s = (struct at_said){ .prompt = "", .text = at,
-                               .n_text = (size_t)(end - at) };
-        if (json)
-            rc = read_sample(cx, a, path, line, at, s->n_text, s);
-        if (rc == AT_OK && ++n_said == BATCH) {
-            rc = judge(cx, a, in, said, n_said);
-            n_said = 0;
-        }
+    FILE *f = strcmp(path, "-") ? fopen(path, "re") : stdin;
+    struct at_said said[BATCH];
+    struct at_arena t = { 0 };
+    size_t n = BATCH, line = 0;
+    int rc = f ? AT_OK : at_fail_errno(cx, errno, "%s: cannot be read", path);
+    while (rc == AT_OK && n == BATCH) {
+        rc = read_batch(cx, &t, a, path, f, &line, said, &n);
+        if (rc == AT_OK && n)
+            rc = judge(cx, a, in, said, n);
+        at_arena_reset(&t);
     }
-    return rc == AT_OK && n_said ? judge(cx, a, in, said, n_said) : rc;
+    if (f && f != stdin)
+        fclose(f);
+    at_arena_finish(&t);
+    return rc;
 }
 
 static int classify(struct at_ctx *cx, const void *args, char *const *pos,

@@ -26,6 +26,8 @@ int at_hf_make_config(struct at_ctx *cx, const struct at_hf_family *f,
 /* The row of a description; an error if the family has none.                 */
 int at_hf_family(struct at_ctx *cx, const struct at_decoder *d,
                  const struct at_hf_family **f);
+/* A head of n labels without names: LABEL_0 ..., or one number.               */
+int at_hf_plain_labels(struct at_ctx *cx, size_t n, struct at_decoder *d);
 /* What config.json says of a model with a value: architecture and labels.    */
 int at_hf_put_labels(struct at_ctx *cx, const struct at_hf_family *f,
                      const struct at_decoder *d, json_t *config);

@@ -233,6 +233,22 @@ static int read_names(struct at_ctx *cx, const char *path, const json_t *ids,
     return name ? AT_OK : AT_ENOMEM;
 }
 
+static void describe_labels(struct at_decoder *d, size_t n)
+{
+    d->value = n;
+    d->value_plain = !d->both;
+    d->value_open = true;
+    d->problem = n == 1 ? AT_NUMBERS : AT_ONE_LABEL;
+}
+
+int at_hf_plain_labels(struct at_ctx *cx, size_t n, struct at_decoder *d)
+{
+    if (n < 1 || n > 1 << 20)
+        return at_fail(cx, AT_EFORMAT, "a head of %zu labels is none", n);
+    describe_labels(d, n);
+    return read_names(cx, "", NULL, d);
+}
+
 /* What a ...ForSequenceClassification says of a text.                         */
 static int read_labels(struct at_ctx *cx, const char *path, const json_t *c,
                        struct at_decoder *d)
@@ -240,12 +256,10 @@ static int read_labels(struct at_ctx *cx, const char *path, const json_t *c,
     const json_t *ids = json_object_get(c, "id2label");
     const json_t *n = json_object_get(c, "num_labels");
     const char *is = json_string_value(json_object_get(c, "problem_type"));
-    d->value = json_is_object(ids) ? json_object_size(ids)
-               : json_is_integer(n) && json_integer_value(n) > 0
-               ? (size_t)json_integer_value(n) : 2;
-    d->value_plain = !d->both;
-    d->value_open = true;
-    d->problem = d->value == 1 ? AT_NUMBERS : AT_ONE_LABEL;
+    size_t count = json_is_object(ids) ? json_object_size(ids)
+                   : json_is_integer(n) && json_integer_value(n) > 0
+                   ? (size_t)json_integer_value(n) : 2;
+    describe_labels(d, count);
     for (size_t i = 0; is && i < AT_COUNT(problems); i++)
         if (strcmp(is, problems[i]) == 0)
             d->problem = (enum at_problem)i;
