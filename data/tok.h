@@ -27,12 +27,14 @@ static inline bool tok_special(unsigned char type)
 enum tok_trait {                /* of a tokenizer, in its blob                */
     TOK_ENDS = 1,               /* texts end with eos, says its own file      */
     TOK_CLEAN = 2, TOK_CHINESE = 4, TOK_ACCENTS = 8, TOK_LOWER = 16,
-    TOK_TRAITS = 32
+    TOK_BYTES = 32,             /* what has no piece becomes bytes            */
+    TOK_TRAITS = 64
 };
 
 enum {
     TOK_PIECE_MAX = 4096,       /* bytes of the longest piece                */
     TOK_PATTERN_MAX = 4096,
+    TOK_MAP_MAX = 4 << 20,
     TOK_VOCAB_MAX = 1 << 24,
 };
 
@@ -85,6 +87,9 @@ struct at_tok {
     const unsigned char *merge; /* [n_merge][3] little-endian uint32         */
     size_t n_merge;
     const char *pattern;        /* NUL-terminated, or NULL                   */
+    const unsigned char *map;   /* [n_map] of kinds that have one            */
+    size_t n_map;
+    double least;               /* score of a piece, or 0; likewise          */
     int32_t bos, eos, pad, unk;
     unsigned traits;            /* enum tok_trait                             */
     size_t longest;             /* bytes of a normal piece, if its kind asks  */
@@ -135,6 +140,8 @@ struct tok_draft {
     const struct tok_merge *merge;
     size_t n_merge;
     const char *pattern;        /* if the kind has one                       */
+    const void *map;            /* [n_map] likewise; 0: none                 */
+    size_t n_map;
     int32_t bos, eos, pad;
     int32_t unk;                /* if the kind has unknown words; else NONE   */
     unsigned traits;
@@ -215,6 +222,8 @@ struct tok_kind {
     const char *name;
     uint32_t code;              /* in the blob; never reused                 */
     bool has_pattern, has_scores, has_merges;
+    bool has_map;               /* instead of a pattern                      */
+    bool cleans;                /* decoding takes spaces before marks out    */
     enum tok_dummy dummy;
     bool whole_words;           /* a word that is a piece is not merged      */
     bool nfc;                   /* texts are composed first (Unicode's NFC)   */
@@ -231,13 +240,16 @@ struct tok_kind {
     int (*normal)(struct at_ctx *cx, const struct at_tok *t, const char *s,
                   size_t n, struct tok_normal *y);
     /* Instead of symbols and merges: the ids of the word s[0..n), its first
-     * piece having a space before it; room for n; how many.                  */
+     * piece having a space before it; y has room for n + 1; how many.  room: of
+     * room(n) bytes, aligned; room NULL: none is needed.                     */
     size_t (*word)(const struct at_tok *t, const char *s, size_t n,
-                   struct tok_symbol *y);
+                   struct tok_symbol *y, void *room);
+    size_t (*room)(size_t n);
 };
 extern const struct tok_kind tok_byte_bpe, tok_byte_bpe_words,
     tok_byte_bpe_nfc, tok_llama2c, tok_scored_each, tok_scored_none,
-    tok_spaced_none, tok_spaced_first, tok_spaced_each, tok_wordpiece;
+    tok_spaced_none, tok_spaced_first, tok_spaced_each, tok_wordpiece,
+    tok_unigram;
 /* NULL: no such kind.                                                        */
 const struct tok_kind *tok_kind_find(uint32_t code);
 

@@ -61,6 +61,7 @@ static void write_body(const struct tok_draft *d, unsigned char *p)
     }
     put(&p, d->type, d->n);
     put(&p, d->pattern, d->pattern ? strlen(d->pattern) : 0);
+    put(&p, d->map, d->n_map);
     for (size_t i = 0; i < d->n; i++)
         put(&p, d->piece[i].s, d->piece[i].n);
 }
@@ -68,7 +69,8 @@ static void write_body(const struct tok_draft *d, unsigned char *p)
 static unsigned char *write_blob(struct at_ctx *cx, struct at_arena *a,
                                  const struct tok_draft *d, size_t *n_blob)
 {
-    size_t n_pattern = d->pattern ? strlen(d->pattern) : 0, n_bytes = 0;
+    size_t n_pattern = (d->pattern ? strlen(d->pattern) : 0) + d->n_map;
+    size_t n_bytes = 0;
     unsigned char *blob, *p;
     for (size_t i = 0; i < d->n; i++)
         n_bytes += d->piece[i].n;
@@ -132,13 +134,13 @@ static int read_head(struct at_ctx *cx, struct at_tok *t, struct head *h)
     if (t->traits >= TOK_TRAITS || (t->unk != AT_TOK_NONE && !t->kind->unknown))
         return bad(cx, "it has traits that are not those of its kind");
     if (t->n > TOK_VOCAB_MAX || t->n_merge > TOK_VOCAB_MAX ||
-        h->n_pattern > TOK_PATTERN_MAX || h->n_bytes > t->n_blob)
+        h->n_pattern > (t->kind->has_map ? TOK_MAP_MAX : TOK_PATTERN_MAX) || h->n_bytes > t->n_blob)
         return bad(cx, "a size is out of range");
     size = HEAD + (uint64_t)t->n * (t->kind->has_scores ? 9 : 5) +
            UINT64_C(12) * t->n_merge + h->n_pattern + h->n_bytes;
     if (size != t->n_blob)
         return bad(cx, "its size is not what its parts need");
-    if ((h->n_pattern != 0) != t->kind->has_pattern ||
+    if ((!t->kind->has_map && (h->n_pattern != 0) != t->kind->has_pattern) ||
         (t->n_merge && !t->kind->has_merges))
         return bad(cx, "its parts are not those of its kind");
     return AT_OK;
@@ -166,6 +168,10 @@ static int read_body(struct at_ctx *cx, struct at_arena *a, struct at_tok *t,
         if (strlen(pattern) != h->n_pattern)
             return bad(cx, "its pattern holds a zero byte");
         t->pattern = pattern;
+    }
+    if (t->kind->has_map) {
+        t->map = p;
+        t->n_map = h->n_pattern;
     }
     p += h->n_pattern;
     t->piece = at_alloc_n(cx, a, t->n, sizeof *t->piece);

@@ -33,6 +33,8 @@ struct at_tok_coder {
     char *first;                    /* the first word behind a dummy space   */
     size_t cap_y, cap_heap, cap_first, n_heap;
     struct tok_normal normal;       /* of kinds that rewrite text            */
+    double *room;                   /* of kinds that take words apart        */
+    size_t cap_room;
 };
 
 int at_tok_coder_create(struct at_ctx *cx, const struct at_tok *tok,
@@ -68,6 +70,7 @@ void at_tok_coder_destroy(struct at_tok_coder *c)
     at_free(c->heap);
     at_free(c->first);
     at_free(c->normal.s);
+    at_free(c->room);
     at_free(c->normal.place);
     at_free(c);
 }
@@ -235,12 +238,17 @@ static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
         if (id != TOK_NEVER)
             return append_word(cx, tok, ids, &(int32_t){ (int32_t)id }, 1, at);
     }
-    if ((rc = at_grow(cx, &c->y, &c->cap_y, n, sizeof *c->y)) < 0 ||
+    if ((rc = at_grow(cx, &c->y, &c->cap_y, n + 1, sizeof *c->y)) < 0 ||
         (rc = at_grow(cx, &c->heap, &c->cap_heap, 2 * n,
                       sizeof *c->heap)) < 0)
         return rc;
+    if (tok->kind->room)
+        rc = at_grow(cx, &c->room, &c->cap_room,
+                     tok->kind->room(n) / sizeof *c->room + 1, sizeof *c->room);
+    if (rc < 0)
+        return rc;
     if (tok->kind->word) {
-        n_y = tok->kind->word(tok, s, n, c->y);
+        n_y = tok->kind->word(tok, s, n, c->y, c->room);
         chain(c->y, (uint32_t)n_y);
         bytes = (size_t)-1;             /* the space of the first piece       */
     } else {
@@ -511,7 +519,7 @@ static const char *adds(const struct at_tok *tok, bool beginning, int32_t id,
     bool word = tok->kind->word != NULL;
     if (s && s[0] == ' ' && !tok_special(tok->type[id]) &&
         ((beginning && (tok->kind->dummy || word)) ||
-         (word && leans(s, *n)))) {
+         (tok->kind->cleans && leans(s, *n)))) {
         s++;
         --*n;
     }

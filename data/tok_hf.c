@@ -11,7 +11,7 @@ int tok_hf_refuse(const struct tok_hf *r, const char *what, const char *is)
 {
     return at_fail(r->cx, AT_EINVAL, "%s: %s is '%.60s'; attune reads "
                    "BPE tokenizers, byte-level or SentencePiece's with "
-                   "byte_fallback, and BERT's WordPiece", r->path, what, is);
+                   "byte_fallback, BERT's WordPiece and T5's Unigram", r->path, what, is);
 }
 
 const char *tok_hf_text(const json_t *o, const char *key)
@@ -32,7 +32,7 @@ static int check_model(const struct tok_hf *r)
     static const char *const empty[] = { "continuing_subword_prefix",
                                          "end_of_word_suffix" };
     const char *type = tok_hf_text(r->model, "type");
-    if (strcmp(type, "WordPiece") == 0)
+    if (strcmp(type, "WordPiece") == 0 || strcmp(type, "Unigram") == 0)
         return AT_OK;
     if (*type ? strcmp(type, "BPE") != 0
               : !json_is_array(json_object_get(r->model, "merges")))
@@ -151,7 +151,7 @@ static int check_normalizer(struct tok_hf *r)
 
 /* ---- pieces ------------------------------------------------------------------- */
 
-static int put_piece(struct tok_hf *r, const json_t *id_json, const char *s,
+int tok_hf_put_piece(struct tok_hf *r, const json_t *id_json, const char *s,
                      size_t n, unsigned char type, const char *spelled)
 {
     json_int_t id = json_is_integer(id_json) ? json_integer_value(id_json)
@@ -169,7 +169,7 @@ static int put_piece(struct tok_hf *r, const json_t *id_json, const char *s,
 }
 
 /* "<0x0A>" is that byte; else U+2581 stands for a space.                       */
-static unsigned char spell_spaced(const struct tok_hf *r, const char *s,
+unsigned char tok_hf_spell_spaced(const struct tok_hf *r, const char *s,
                                   size_t n, char *y, size_t *n_y)
 {
     char *end;
@@ -214,7 +214,7 @@ static int read_vocab(struct tok_hf *r, const json_t *vocab)
         if (!y)
             return AT_ENOMEM;
         type = r->spell(r, key, n, y, &n_piece);
-        rc = put_piece(r, value, y, n_piece, type, key);
+        rc = tok_hf_put_piece(r, value, y, n_piece, type, key);
         if (rc < 0)
             return rc;
     }
@@ -242,7 +242,7 @@ static int read_added(struct tok_hf *r, const json_t *added)
             return at_fail(r->cx, AT_EINVAL, "%s: added token '%.60s' has "
                            "single_word, which attune does not know", r->path,
                            content);
-        rc = put_piece(r, json_object_get(t, "id"), copy, strlen(copy),
+        rc = tok_hf_put_piece(r, json_object_get(t, "id"), copy, strlen(copy),
                        type_of_added(t), content);
         if (rc < 0)
             return rc;
@@ -266,11 +266,13 @@ static int read_pieces(struct tok_hf *r)
 {
     const json_t *vocab = json_object_get(r->model, "vocab");
     const json_t *added = json_object_get(r->root, "added_tokens");
-    json_int_t most = (json_int_t)json_object_size(vocab) - 1;
+    json_int_t most = (json_int_t)(json_is_array(vocab)
+                                   ? json_array_size(vocab)
+                                   : json_object_size(vocab)) - 1;
     json_t *t;
     size_t i;
     int rc;
-    if (!json_is_object(vocab) || json_object_size(vocab) == 0)
+    if (most < 0 || (!json_is_object(vocab) && !r->list))
         return at_fail(r->cx, AT_EFORMAT, "%s: has no model.vocab", r->path);
     json_array_foreach(added, i, t) {
         json_int_t id = json_integer_value(json_object_get(t, "id"));
@@ -284,7 +286,7 @@ static int read_pieces(struct tok_hf *r)
     r->d->type = at_alloc_n(r->cx, r->work, r->d->n, sizeof *r->d->type);
     if (!r->d->piece || !r->d->type)
         return AT_ENOMEM;
-    rc = read_vocab(r, vocab);
+    rc = r->list ? r->list(r, vocab) : read_vocab(r, vocab);
     if (rc == AT_OK)
         rc = read_added(r, added);
     return rc == AT_OK ? check_pieces(r) : rc;
@@ -325,7 +327,7 @@ static bool spell(const struct tok_hf *r, const struct tok_str *half, char *y,
 {
     if (!r->spaced)
         return tok_spell(&r->al, half->s, half->n, y, n);
-    return spell_spaced(r, half->s, half->n, y, n) == TOK_NORMAL;
+    return tok_hf_spell_spaced(r, half->s, half->n, y, n) == TOK_NORMAL;
 }
 
 static int read_merge(struct tok_hf *r, const json_t *m, size_t i,
@@ -432,7 +434,7 @@ static int read_ends(struct tok_hf *r, const char *config_json)
         r->d->eos = special_id(r, last);
         r->d->traits |= TOK_ENDS;
     }
-    if (r->d->kind->unknown)
+    if (r->d->kind == &tok_wordpiece)
         r->d->unk = special_id(r, tok_hf_text(r->model, "unk_token"));
     r->d->pad = special_id(r, named(config, "pad_token"));
     /* GPT-2: the one token is both, and only ends texts.                     */
@@ -447,21 +449,25 @@ static int read_ends(struct tok_hf *r, const char *config_json)
 
 static int read_root(struct tok_hf *r, const char *config_json)
 {
-    bool bert = strcmp(tok_hf_text(r->model, "type"), "WordPiece") == 0;
+    const char *type = tok_hf_text(r->model, "type");
+    bool bert = strcmp(type, "WordPiece") == 0;
+    bool unigram = strcmp(type, "Unigram") == 0;
     int rc = check_model(r);
     r->spaced = tok_hf_true(r->model, "byte_fallback");
-    r->spell = r->spaced ? spell_spaced : spell_bytes;
+    r->spell = r->spaced ? tok_hf_spell_spaced : spell_bytes;
     if (rc == AT_OK && bert)
         rc = tok_hf_wordpiece(r);
+    else if (rc == AT_OK && unigram)
+        rc = tok_hf_unigram(r);
     else if (rc == AT_OK && r->spaced)
         rc = read_spaces(r);
     else if (rc == AT_OK)
         rc = check_normalizer(r);
-    if (rc == AT_OK && !r->spaced && !bert)
+    if (rc == AT_OK && !r->spaced && !bert && !unigram)
         rc = read_pattern(r);
     if (rc == AT_OK)
         rc = read_pieces(r);
-    if (rc == AT_OK && !bert)
+    if (rc == AT_OK && !bert && !unigram)
         rc = read_merges(r);
     if (rc == AT_OK)
         rc = read_ends(r, config_json);

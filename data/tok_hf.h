@@ -15,6 +15,7 @@ struct tok_hf {
      * or TOK_TYPES: it can only be an added token.                           */
     unsigned char (*spell)(const struct tok_hf *r, const char *s, size_t n,
                            char *y, size_t *n_y);
+    int (*list)(struct tok_hf *r, const json_t *vocab);  /* NULL: an object   */
     bool spaced;                /* pieces are text with U+2581 for spaces     */
     struct tok_draft *d;
     struct tok_table table;     /* pieces as bytes, of the vocabulary only    */
@@ -30,5 +31,12 @@ static inline bool tok_hf_true(const json_t *o, const char *key)
 
 /* BERT's parts: normalizer, words, vocabulary's spelling.                    */
 int tok_hf_wordpiece(struct tok_hf *r);
+/* Unigram's: its table, words, and pieces (a list of [text, score]).          */
+int tok_hf_unigram(struct tok_hf *r);
+/* "<0x0A>" is that byte; else U+2581 stands for a space.                      */
+unsigned char tok_hf_spell_spaced(const struct tok_hf *r, const char *s,
+                                  size_t n, char *y, size_t *n_y);
+int tok_hf_put_piece(struct tok_hf *r, const json_t *id, const char *s,
+                     size_t n, unsigned char type, const char *spelled);
 
 #endif

@@ -322,7 +322,7 @@ const struct tok_kind tok_spaced_none = SPACED(6, TOK_DUMMY_NONE);
 static const struct tok_kind *const kinds[] = {
     &tok_byte_bpe, &tok_byte_bpe_words, &tok_byte_bpe_nfc, &tok_llama2c,
     &tok_scored_each, &tok_scored_none, &tok_spaced_each, &tok_spaced_first, &tok_spaced_none,
-    &tok_wordpiece
+    &tok_wordpiece, &tok_unigram
 };
 
 const struct tok_kind *tok_kind_find(uint32_t code)

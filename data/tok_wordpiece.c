@@ -247,9 +247,10 @@ static uint32_t longest(const struct at_tok *tok, const char *s, size_t at,
 }
 
 static size_t wordpiece_word(const struct at_tok *tok, const char *s, size_t n,
-                             struct tok_symbol *y)
+                             struct tok_symbol *y, void *room)
 {
     size_t n_y = 0, chars = 0, len;
+    (void)room;
     for (size_t i = 0; i < n; i++)
         chars += ((unsigned char)s[i] & 0xC0) != 0x80;
     for (size_t at = 0; at < n; at += len) {
@@ -282,6 +283,7 @@ const struct tok_kind tok_wordpiece = {
     .name = "wordpiece",
     .code = 8,
     .unknown = true,
+    .cleans = true,
     .open = wordpiece_open,
     .walk = wordpiece_walk,
     .normal = wordpiece_normal,

@@ -188,7 +188,8 @@ static void check_family(const char *name, const char *backend)
 /* ---- models that judge ------------------------------------------------------ */
 
 static const char *const judges[] = {
-    "bert", "distilbert", "roberta", "llama-judge", "qwen2-judge", "gpt2-judge",
+    "bert", "distilbert", "roberta", "xlm-roberta", "llama-judge", "qwen2-judge",
+    "gpt2-judge",
 };
 
 enum { TEXTS = 3 };

@@ -185,7 +185,7 @@ static void check_places(struct at_ctx *cx, const struct at_tok *tok,
         ids.n = 0;
         OK(cx, at_tok_encode(cx, coder, s, n, 0, &ids));
         for (size_t i = 0; i < ids.n; i++) {
-            assert_true(ids.start[i] < n);
+            assert_true(ids.start[i] <= n);
             assert_true(i == 0 || ids.start[i] >= ids.start[i - 1]);
         }
     }
@@ -193,10 +193,12 @@ static void check_places(struct at_ctx *cx, const struct at_tok *tok,
     at_tok_coder_destroy(coder);
 }
 
-/* BERT's WordPiece, and RoBERTa's ends and its mask, which takes spaces along. */
+/* BERT's WordPiece, RoBERTa's ends and its mask, which takes spaces along, and
+ * T5's Unigram.                                                              */
 static void encoders_ids_are_those_of_tokenizers(void **state)
 {
-    static const char *const names[] = { "bert", "cased", "roberta" };
+    static const char *const names[] = { "bert", "cased", "roberta", "unigram",
+                                         "unigram-bytes" };
     json_error_t why;
     json_t *root = json_load_file(GOLDEN "bert-ids.json", JSON_ALLOW_NUL, &why);
     const json_t *texts = json_object_get(root, "texts");
@@ -223,6 +225,8 @@ static void encoders_ids_are_those_of_tokenizers(void **state)
             const json_t *t = json_array_get(texts, i);
             const char *s = json_string_value(t);
             n = json_string_length(t);
+            if (k == 4 && strstr(s, "<0x"))
+                continue;   /* six letters, which the library takes for a byte */
             expect(&cx, tok, s, n, AT_TOK_SPECIAL, json_array_get(bare, i));
             expect(&cx, tok, s, n, AT_TOK_SPECIAL | AT_TOK_BOS | AT_TOK_EOS,
                    json_array_get(json_object_get(gold, "whole"), i));
@@ -309,7 +313,8 @@ static json_t *altered(const char *path, const char *value)
 static void other_kinds_are_refused_by_part(void **state)
 {
     static const struct { const char *path, *value, *says; } bad[] = {
-        { "model/type", "\"Unigram\"", "model.type is 'Unigram'" },
+        { "model/type", "\"Unigram\"", "pre_tokenizer is 'other than Whi" },
+        { "model/type", "\"WordLevel\"", "model.type is 'WordLevel'" },
         { "model/type", "\"WordPiece\"", "pre_tokenizer is 'Sequence'" },
         { "model/byte_fallback", "true", "byte_fallback" },
         { "model/dropout", "0.1", "dropout" },

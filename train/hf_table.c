@@ -259,5 +259,7 @@ const struct at_hf_family at_hf_families[] = {
       distilbert_keys, NULL, distilbert_names, false, distilbert_others },
     { "roberta", READING("Roberta"), "roberta.", false, 1, roberta_keys,
       bert_musts, roberta_names, false, roberta_others },
+    { "xlm-roberta", READING("XLMRoberta"), "roberta.", false, 1, roberta_keys,
+      bert_musts, roberta_names, false, roberta_others },
 };
 const size_t at_hf_n_families = AT_COUNT(at_hf_families);

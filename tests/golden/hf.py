@@ -87,6 +87,9 @@ JUDGES = {
     "roberta": (F16, transformers.RobertaConfig, dict(
         ENCODER, type_vocab_size=1, pad_token_id=1, bos_token_id=0,
         eos_token_id=2)),
+    "xlm-roberta": (BF16, transformers.XLMRobertaConfig, dict(
+        ENCODER, type_vocab_size=1, pad_token_id=1, bos_token_id=0,
+        eos_token_id=2, num_labels=3)),
     "llama-judge": (BF16, transformers.LlamaConfig, dict(
         SIZES, pad_token_id=0, num_labels=4)),
     "qwen2-judge": (F32, transformers.Qwen2Config, dict(

@@ -1,12 +1,19 @@
-"""Writes tests/golden/tokenizer/{bert,cased,roberta}.json, small tokenizers of
-BERT's kind (small letters, and as they are) and of RoBERTa's, and bert-ids.json:
-ids of odd texts by Hugging Face's tokenizers, and what they decode to.  Run by
-hand, after tokenizer.py; the output is committed.
+"""Writes tests/golden/tokenizer/{bert,cased,roberta,unigram,unigram-bytes}.json,
+small tokenizers of BERT's kind (small letters, and as they are), of RoBERTa's and
+of T5's, and bert-ids.json: ids of odd texts by Hugging Face's tokenizers, and what
+they decode to.  Run by hand, after tokenizer.py, with tokenizers and sentencepiece
+(for a table of characters); the output is committed.
 
     python tests/golden/tokenizer_bert.py tests/golden/tokenizer
 """
+import base64
 import json
+import struct
 import sys
+import tempfile
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as pb
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers as pre, processors, trainers
@@ -19,6 +26,7 @@ ODD = ["Hello, World!", "CAF\u00c9 caf\u00e9 cafe\u0301", "\u0130I\u0131i", "\u4
        "e\u0301\u0323x \u1100\u1161\u11a8 \u212b", "...!?'s n't 've", "unknownzq\u0f40", "\u3000wide\u00a0space",
        "\u2028line\u2029par", "\ud55c\uad6d\uc5b4 \u0939\u093f\u0928\u094d\u0926\u0940", "\U00020000\U0001f642", "\u0301", "a\u0301\u0301\u0301",
        "\u0891\u2e43\u07fd", "[CLS] x [SEP]", "a [MASK] b", "a  <mask>  b<s>", "don't, isn't.",
+       "a\u2581b \u2581\u2581c \u2581", "\uff26\uff55\uff4c\uff4c\ufb01\u2460\u3000x", "fi\u0302x\u00e9\u0301",
        "  lead", "trail  ", "##ing", "Stop!Stop", "\u166d\u1734"]
 BERT = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 
@@ -63,6 +71,54 @@ def roberta():
     return t
 
 
+RULES = [("\uff26", "F"), ("\uff55", "u"), ("\uff4c", "l"), ("\ufb01", "fi"), ("\u2460", "1"),
+         ("\u3000", " "), ("\t", " "), ("e\u0301", "\u00e9"), ("\u200b", ""), ("i", "j")]
+
+
+def table():
+    """A small one of SentencePiece's, by rules."""
+    with tempfile.TemporaryDirectory() as tmp:
+        with open(tmp + "/r.tsv", "w") as f:
+            for a, b in RULES:
+                f.write("%s\t%s\n" % (" ".join("%X" % ord(c) for c in a),
+                                      " ".join("%X" % ord(c) for c in b)))
+        sentencepiece.SentencePieceTrainer.train(
+            input=out + "corpus.txt", model_prefix=tmp + "/m", vocab_size=200,
+            normalization_rule_tsv=tmp + "/r.tsv", minloglevel=2)
+        m = pb.ModelProto()
+        m.ParseFromString(open(tmp + "/m.model", "rb").read())
+    return base64.b64encode(m.normalizer_spec.precompiled_charsmap).decode()
+
+
+def unigram(bytes_too):
+    """Scores are float32, as SentencePiece's are."""
+    byte = ["<0x%02X>" % b for b in range(256)] if bytes_too else []
+    t = Tokenizer(models.Unigram())
+    t.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), pre.Metaspace()])
+    t.train_from_iterator([open(out + "corpus.txt").read(), MORE],
+                          trainers.UnigramTrainer(
+        vocab_size=200 + len(byte), show_progress=False, unk_token="<unk>",
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"] + byte))
+    j = json.loads(t.to_str())
+    for v in j["model"]["vocab"]:
+        v[1] = struct.unpack("f", struct.pack("f", v[1]))[0]
+    j["added_tokens"] = j["added_tokens"][:4]
+    j["model"]["byte_fallback"] = bytes_too
+    if not bytes_too:
+        j["normalizer"] = {"type": "Precompiled",
+                           "precompiled_charsmap": table()}
+    t = Tokenizer.from_str(json.dumps(j))
+    t.decoder = decoders.Metaspace()
+    if bytes_too:
+        t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "),
+                                       decoders.ByteFallback(), decoders.Fuse(),
+                                       decoders.Strip(" ", 1, 0)])
+    t.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)])
+    return t
+
+
 def main():
     with open(out + 'ids.json') as f:
         texts = json.load(f)['texts'] + ODD
@@ -70,6 +126,8 @@ def main():
     save(bert(True), 'bert', ids, texts)
     save(bert(False), 'cased', ids, texts)
     save(roberta(), 'roberta', ids, texts)
+    save(unigram(False), 'unigram', ids, texts)
+    save(unigram(True), 'unigram-bytes', ids, texts)
     with open(out + 'bert-ids.json', 'w') as f:
         json.dump(ids, f, separators=(',', ':'))
 

@@ -39,11 +39,14 @@ static const struct at_decoder families[] = {
     { .family = "distilbert", ENCODER, .value_act = AT_RELU },
     { .family = "roberta", ENCODER, .types = 1, .pos_from = 2,
       .value_act = AT_TANH },
+    { .family = "xlm-roberta", ENCODER, .types = 1, .pos_from = 2,
+      .value_act = AT_TANH },
 };
 
 static const char *const names[] = {
     "llama", "gpt2", "mistral", "qwen2", "qwen3", "phi3", "olmo2",
-    "gemma3_text", "gpt_neox", "bert", "distilbert", "roberta", NULL
+    "gemma3_text", "gpt_neox", "bert", "distilbert", "roberta",
+    "xlm-roberta", NULL
 };
 
 const char *const *at_decoder_families(void)
