@@ -384,6 +384,9 @@ struct at_val *at_alike(struct at_graph *g, struct at_val *x, struct at_val *y,
 /* y[N,C] = w[ids[N], C].                                                     */
 struct at_val *at_rows(struct at_graph *g, struct at_val *w,
                        struct at_val *ids);
+/* The same of the rows behind the first `from`.                              */
+struct at_val *at_rows_from(struct at_graph *g, struct at_val *w,
+                            struct at_val *ids, size_t from);
 /* Sum over i of weight[i] * cross-entropy(x[i] w^T, target[i]), x [N,C],
  * w [V,C], target [N] (-1: none), weight [N].  The logits exist only for some
  * rows at a time; rows without a target cost nothing.  Its gradient is taken

@@ -13,7 +13,7 @@
 
 static const char *const names[] = {
     "llama3", "llama-tied", "mistral", "qwen2", "qwen3", "phi3", "olmo2",
-    "gemma3", "neox", "neox-serial", "gpt2",
+    "gemma3", "neox", "neox-serial", "gpt2", "opt",
 };
 static const char *const backends[] = { "ref", "cpu" };
 
@@ -408,6 +408,8 @@ static void configs_are_refused_by_key(void **state)
           "\"final_logit_softcapping\": 30}", "softcapping must be null" },
         { "{\"model_type\": \"gemma3_text\", TINY, \"sliding_window\": 4, "
           "\"layer_types\": [\"linear_attention\"]}", "layer 0 is not" },
+        { "{\"model_type\": \"opt\", \"do_layer_norm_before\": false}",
+          "do_layer_norm_before must be true" },
         { "{\"model_type\": \"bert\", TINY, "
           "\"position_embedding_type\": \"relative_key\"}",
           "position_embedding_type must be \"absolute\"" },

@@ -66,6 +66,16 @@ static const struct key gpt2_keys[] = {
     ACT("activation_function"), TIED(1), { 0 }
 };
 
+static const struct key opt_keys[] = {
+    { "vocab_size", KEY_SIZE, AT(V), 50272, false },
+    { "hidden_size", KEY_SIZE, AT(C), 768, false },
+    { "num_hidden_layers", KEY_SIZE, AT(L), 12, false },
+    { "num_attention_heads", KEY_SIZE, AT(H), 12, false },
+    { "ffn_dim", KEY_SIZE, AT(F), 3072, false },
+    { "max_position_embeddings", KEY_SIZE, AT(P), 2048, false },
+    { "init_std", KEY_REAL, AT(init_std), 0.02, false },
+    ACT("activation_function"), TIED(1), { 0 }
+};
 static const struct key bert_keys[] = {
     SIZES_LIKE_LLAMA, ACT("hidden_act"),
     { "layer_norm_eps", KEY_REAL, AT(norm_eps), 1e-12, false },
@@ -102,6 +112,11 @@ static const struct must gpt2_musts[] = {
     { "add_cross_attention", "false" }, { NULL, NULL }
 };
 
+static const struct must opt_musts[] = {
+    { "do_layer_norm_before", "true" }, { "enable_bias", "true" },
+    { "layer_norm_elementwise_affine", "true" },
+    { "_remove_final_layer_norm", "false" }, { NULL, NULL }
+};
 static const struct must bert_musts[] = {
     { "position_embedding_type", "\"absolute\"" }, { "is_decoder", "false" },
     { "add_cross_attention", "false" }, { NULL, NULL }
@@ -188,6 +203,22 @@ static const struct name gpt2_names[] = {
     { "blocks.*.mlp.down_proj", L_ "mlp.c_proj", TURNED }, { 0 }
 };
 
+#undef L_
+#define L_ "model.decoder.layers.*."
+static const struct name opt_names[] = {
+    { "embed", "model.decoder.embed_tokens", SAME },
+    { "pos", "model.decoder.embed_positions", SAME },
+    { "norm", "model.decoder.final_layer_norm", SAME },
+    { "head", "lm_head", SAME }, { "value", "score", SAME },
+    { "blocks.*.attn_norm", L_ "self_attn_layer_norm", SAME },
+    { "blocks.*.mlp_norm", L_ "final_layer_norm", SAME },
+    { "blocks.*.attn.q_proj", L_ "self_attn.q_proj", SAME },
+    { "blocks.*.attn.k_proj", L_ "self_attn.k_proj", SAME },
+    { "blocks.*.attn.v_proj", L_ "self_attn.v_proj", SAME },
+    { "blocks.*.attn.o_proj", L_ "self_attn.out_proj", SAME },
+    { "blocks.*.mlp.up_proj", L_ "fc1", SAME },
+    { "blocks.*.mlp.down_proj", L_ "fc2", SAME }, { 0 }
+};
 #define NAMES_BERT(model)                                                \
     { "embed", model "embeddings.word_embeddings", SAME },               \
     { "pos", model "embeddings.position_embeddings", SAME },             \
@@ -253,6 +284,8 @@ const struct at_hf_family at_hf_families[] = {
     { "gpt2", "GPT2LMHeadModel", "GPT2ForSequenceClassification",
       "transformer.", false, 1, gpt2_keys, gpt2_musts, gpt2_names, false,
       NULL },
+    { "opt", OF("OPT"), "model.", false, 1, opt_keys, opt_musts, opt_names,
+      false, NULL },
     { "bert", READING("Bert"), "bert.", false, 1, bert_keys, bert_musts,
       bert_names, false, bert_others },
     { "distilbert", READING("DistilBert"), "distilbert.", false, 1,

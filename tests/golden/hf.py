@@ -71,6 +71,11 @@ FAMILIES = {
         vocab_size=V, n_embd=C, n_layer=L, n_head=H, n_positions=P,
         resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, initializer_range=0.2,
         bos_token_id=1, eos_token_id=2)),
+    "opt": (F16, transformers.OPTConfig, dict(
+        vocab_size=V, hidden_size=C, num_hidden_layers=L, ffn_dim=F,
+        num_attention_heads=H, max_position_embeddings=P, init_std=0.2,
+        word_embed_proj_dim=C, dropout=0, pad_token_id=None, bos_token_id=1,
+        eos_token_id=2)),
 }
 
 ENCODER = dict(vocab_size=V, hidden_size=C, num_hidden_layers=L,

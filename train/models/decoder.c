@@ -229,9 +229,7 @@ static struct at_val *embed(struct at_graph *g, const struct at_decoder *d,
     if (d->pos == AT_POS_LEARNED) {
         struct at_val *w = at_weight(g, "pos.weight",
                                      at_shape2(d->pos_from + d->P, d->C), init);
-        if (w && d->pos_from)
-            w = at_part(g, w, d->pos_from, d->P);
-        x = at_add(g, x, at_rows(g, w, in->pos));
+        x = at_add(g, x, at_rows_from(g, w, in->pos, d->pos_from));
     }
     if (d->types)
         x = at_add(g, x, at_rows(g, at_weight(g, "type.weight",

@@ -35,6 +35,9 @@ static const struct at_decoder families[] = {
       .act = AT_GELU_ERF, .pos = AT_POS_ROPE, .rope_half = true,
       .rope_theta = 10000, .bias = AT_BIAS_ALL, .init_std = 0.02,
       .parallel = true },
+    { .family = "opt", .norm = AT_NORM_LAYER, .norm_eps = 1e-5,
+      .act = AT_RELU, .pos = AT_POS_LEARNED, .bias = AT_BIAS_ALL, .tied = true,
+      .init_std = 0.02, .pos_from = 2 },
     { .family = "bert", ENCODER, .types = 2, .value_act = AT_TANH },
     { .family = "distilbert", ENCODER, .value_act = AT_RELU },
     { .family = "roberta", ENCODER, .types = 1, .pos_from = 2,
@@ -45,7 +48,7 @@ static const struct at_decoder families[] = {
 
 static const char *const names[] = {
     "llama", "gpt2", "mistral", "qwen2", "qwen3", "phi3", "olmo2",
-    "gemma3_text", "gpt_neox", "bert", "distilbert", "roberta",
+    "gemma3_text", "gpt_neox", "opt", "bert", "distilbert", "roberta",
     "xlm-roberta", NULL
 };
 
