@@ -360,7 +360,9 @@ static int write_folder(struct at_ctx *cx, void *self, const char *dir)
     (void)cx;
     if (rc == AT_OK)
         rc = write_files(e, dir);
-    return rc == AT_OK && !desc(e)->value ? certify(e, dir) : rc;
+    /* What judges or only reads has no logits to compare.                    */
+    return rc == AT_OK && !desc(e)->value && !desc(e)->both ? certify(e, dir)
+                                                            : rc;
 }
 
 int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
