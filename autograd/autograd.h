@@ -66,7 +66,7 @@ struct at_val {
 };
 
 /* Numbers that set an op up; their meaning stands at the op's builder.       */
-struct at_attr { double s; int64_t i[4]; };
+struct at_attr { double s; int64_t i[5]; };
 
 enum at_op_id {
     AT_OP_LINEAR, AT_OP_LINEAR_ADD, AT_OP_LINEAR_DX, AT_OP_LINEAR_DW,
@@ -237,6 +237,7 @@ struct at_place {
     size_t H, G, K, F;          /* their heads, and feed-forward channels     */
     enum at_act act;            /* of which, and                              */
     bool gated, fused;          /* act(gate) * up; q, k and v of one weight    */
+    bool both;                  /* attention sees whole texts                 */
 };
 
 /* Something measured in a run: value[0] of value[1].                         */
@@ -355,7 +356,7 @@ struct at_val *at_layernorm(struct at_graph *g, struct at_val *x,
 struct at_val *at_rope(struct at_graph *g, struct at_val *x, struct at_val *cs,
                        struct at_val *pos, size_t H, bool half);
 /* q [B*T,H*K], k,v [B*T,G*K] -> y [B*T,H*K]; k NULL: q is [B*T,(H+2G)*K],
- * the three side by side.  where: first, B; seen and pick (of q's rows, only
+ * the three side by side.  where: first, B, both; seen and pick (of q's rows, only
  * where k is given), which may be NULL; window: see struct at_attn.          */
 struct at_val *at_attention(struct at_graph *g, struct at_val *q,
                             struct at_val *k, struct at_val *v,
@@ -383,6 +384,9 @@ struct at_val *at_alike(struct at_graph *g, struct at_val *x, struct at_val *y,
 /* y[N,C] = w[ids[N], C].                                                     */
 struct at_val *at_rows(struct at_graph *g, struct at_val *w,
                        struct at_val *ids);
+/* The same of the rows behind the first `from`.                              */
+struct at_val *at_rows_from(struct at_graph *g, struct at_val *w,
+                            struct at_val *ids, size_t from);
 /* Sum over i of weight[i] * cross-entropy(x[i] w^T, target[i]), x [N,C],
  * w [V,C], target [N] (-1: none), weight [N].  The logits exist only for some
  * rows at a time; rows without a target cost nothing.  Its gradient is taken

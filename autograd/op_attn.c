@@ -2,7 +2,7 @@
  *
  * attn reads q [N,H*K], k, v [N,G*K], or all three side by side in one
  * [N,(H+2G)*K] (then in[1] and in[2] are NULL); attr: s scale, i B H G
- * window.                                                                    */
+ * window both.                                                               */
 #include "autograd/op.h"
 
 struct view {           /* q, k, v or their gradients, however they lie      */
@@ -36,7 +36,7 @@ static struct at_attn setting(const struct at_node *n, const int32_t *first)
         .ld_q = apart ? H * K : wide, .ld_k = apart ? G * K : wide,
         .ld_v = apart ? G * K : wide, .ld_y = H * K,
         .scale = (at_real)n->attr.s, .first = first,
-        .window = (size_t)n->attr.i[3],
+        .window = (size_t)n->attr.i[3], .both = n->attr.i[4] != 0,
     };
 }
 
@@ -70,6 +70,9 @@ static int attn_shape(struct at_ctx *cx, struct at_node *n)
     if (rc < 0)
         return rc;
     N = at_rows_of(n->in[n->in[1] != NULL]);
+    if (n->attr.i[4] && (seen || n->attr.i[3]))
+        return at_refuse(cx, n, "attention in both directions takes neither a "
+                         "window nor tokens that are not seen");
     if ((seen && at_count(seen) != N) ||
         (pick ? !n->in[1] || n->attr.i[0] != 1 ||
                     at_count(pick) != at_rows_of(n->in[0])
@@ -111,7 +114,8 @@ static int attn_grad(struct at_grads *d, struct at_node *n)
 static double attn_flops(const struct at_node *n)
 {
     struct at_attn a = setting(n, NULL);
-    return 2.0 * (double)(a.B * a.H * a.K) * (double)a.T * (double)(a.T + 1);
+    return 2.0 * (double)(a.B * a.H * a.K) * (double)a.T *
+           (double)(a.both ? 2 * a.T : a.T + 1);
 }
 
 /* in: q k v first dy y lse seen; out: dq dk dv, all of them or none               */
@@ -219,7 +223,8 @@ struct at_val *at_attention(struct at_graph *g, struct at_val *q,
     struct at_val *in[] = { q, k, v, where->first, where->seen,
                             k ? where->pick : NULL };
     struct at_attr attr = { scale, { in[5] ? 1 : (int64_t)where->B, (int64_t)H,
-                                     (int64_t)G, (int64_t)window } };
+                                     (int64_t)G, (int64_t)window,
+                                     where->both } };
     if (!q || !where->first)
         return NULL;
     return at_out(at_apply(g, AT_OP_ATTN, in, 6, attr), 0);
@@ -255,7 +260,7 @@ const struct at_op at_op_attn = {
         .attr = { 0.5, { 1, 4, 2 } } },
       { .in = { { .d = { 5, 18 } }, { .d = { 0 } }, { .d = { 0 } },
                 { .d = { 5 }, .ids = 1 } },
-        .attr = { 0.7, { 1, 2, 2 } } },
+        .attr = { 0.7, { 1, 2, 2, 0, 1 } } },
       { .in = { { .d = { 6, 4 } }, { .d = { 6, 2 } }, { .d = { 6, 2 } },
                 { .d = { 6 }, .ids = 1 }, { .d = { 6 }, .frozen = true } },
         .attr = { 0.5, { 1, 2, 1, 3 } } } }

@@ -343,10 +343,10 @@ static int join_grad(struct at_grads *d, struct at_node *n)
                           4, n->attr, to, 1);
     else if (at_wants(n, 0))
         rc = at_give_node(d, AT_OP_ROWS, (struct at_val *[]){ dy, n->in[1] }, 2,
-                          n->attr, to, 1);
+                          (struct at_attr){ 0 }, to, 1);
     if (rc == AT_OK && at_wants(n, 2))
         rc = at_give_node(d, AT_OP_ROWS, (struct at_val *[]){ dy, n->in[3] }, 2,
-                          n->attr, &n->in[2], 1);
+                          (struct at_attr){ 0 }, &n->in[2], 1);
     return rc;
 }
 

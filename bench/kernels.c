@@ -228,10 +228,10 @@ static void run_attn(const struct call *c)
                        c->x[2], &c->attn);
 }
 
-static void attention(struct bench *b, size_t T, size_t H, size_t K)
+static void attention(struct bench *b, size_t T, size_t H, size_t K, bool both)
 {
     size_t C = H * K;
-    double flops = 4.0 * (double)(N * (T + 1) / 2 * C);
+    double flops = 4.0 * (double)(both ? N * T * C : N * (T + 1) / 2 * C);
     char shape[32];
     b->used = 0;
     for (int i = 0; i < 8; i++)
@@ -240,9 +240,10 @@ static void attention(struct bench *b, size_t T, size_t H, size_t K)
         b->c.ids[n] = (int32_t)(n / T * T);
     b->c.attn = (struct at_attn){ N / T, T, H, H, K, C, C, C, C,
                                   (float)(1 / sqrt((double)K)), b->c.ids, 0,
-                                  NULL, NULL, 0 };
+                                  NULL, NULL, 0, both };
     b->c.run = run_attn;
-    snprintf(shape, sizeof shape, "T=%zu H=%zu K=%zu", T, H, K);
+    snprintf(shape, sizeof shape, "T=%zu H=%zu K=%zu%s", T, H, K,
+             both ? " both" : "");
     for (b->c.what = 0; b->c.what < 2; b->c.what++) {
         const char *name = b->c.what ? "attn_bwd" : "attn_fwd";
         if (!b->filter || strstr(name, b->filter))
@@ -275,7 +276,7 @@ static void decode(struct bench *b, size_t rows, size_t T, size_t H, size_t K)
     b->c.n[0] = rows;
     b->c.n[1] = T;
     b->c.attn = (struct at_attn){ 1, rows, H, H, K, C, C, C, C, 0.1f, NULL,
-                                  0, NULL, NULL, 0 };
+                                  0, NULL, NULL, 0, false };
     b->c.run = run_decode;
     snprintf(shape, sizeof shape, "%zu rows T=%zu C=%zu", rows, T, C);
     row(b, "attn_cached", shape, 0, 8.0 * (double)(rows * C * T));
@@ -496,8 +497,9 @@ static void all(struct bench *b)
         some(b, M, 1024, 2816, 281);
     }
     for (size_t T = 256; T <= 1024; T *= 4) {
-        attention(b, T, 12, 64);
-        attention(b, T, 6, 48);
+        attention(b, T, 12, 64, false);
+        attention(b, T, 12, 64, true);
+        attention(b, T, 6, 48, false);
     }
     decode(b, 1, 1024, 12, 64);
     decode(b, 8, 512, 12, 64);

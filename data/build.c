@@ -37,6 +37,10 @@ struct build {
     uint64_t *lengths;          /* samples of so many tokens; the last: more  */
     size_t lengths_cap, lengths_n;
     uint8_t split;              /* of the document appended last              */
+    const char *const *label;   /* [n_labels], when all has been read         */
+    size_t n_labels;
+    uint64_t *n_label;          /* [label_cap] documents                      */
+    size_t label_cap;
     at_data_progress *progress;
     void *self;
 };
@@ -54,6 +58,28 @@ static enum at_role role_at(const struct at_sample *s, size_t byte)
         return AT_ROLE_PROMPT;
     return byte >= s->from && byte < s->to ? AT_ROLE_COMPLETION
                                            : AT_ROLE_PROMPT;
+}
+
+/* A text that is judged is one document; what is cut off is counted.  `ends`:
+ * its last token stays.                                                      */
+static int cut_text(struct at_ctx *cx, struct encoded *e, size_t max, bool ends)
+{
+    size_t n = e->ids.n;
+    int rc = at_grow(cx, &e->end, &e->end_cap, 1, sizeof *e->end);
+    if (rc < 0)
+        return rc;
+    e->n_docs = 1;
+    e->end[0] = n;
+    if (max < 2 || n <= max)
+        return AT_OK;
+    e->end[0] = max;
+    e->cut = true;
+    e->cut_tokens = n - max;
+    if (ends) {
+        e->ids.id[max - 1] = e->ids.id[n - 1];
+        e->role[max - 1] = e->role[n - 1];
+    }
+    return AT_OK;
 }
 
 /* A text of more than max tokens becomes several documents that share their
@@ -90,8 +116,10 @@ static int encode(struct worker *w, const struct build *b,
                   const struct at_sample *s, struct encoded *e)
 {
     const struct at_tok *tok = b->o->tok;
+    bool ends = b->o->label ? at_tok_ends(tok)
+                            : s->ends && at_tok_eos(tok) >= 0;
     unsigned flags = (s->begins ? at_data_flags(tok) : AT_TOK_CONTINUE) |
-                     (s->ends && at_tok_eos(tok) >= 0 ? AT_TOK_EOS : 0);
+                     (ends ? AT_TOK_EOS : 0);
     int rc;
     e->ids.n = 0;
     e->cut = e->emptied = false;
@@ -118,6 +146,8 @@ static int encode(struct worker *w, const struct build *b,
         e->n_docs = 0;
     } else if (s->pair) {
         rc = cut_pair(&w->cx, e, b->o->max_length);
+    } else if (b->o->label) {
+        rc = cut_text(&w->cx, e, b->o->max_length, flags & AT_TOK_EOS);
     } else {
         rc = split_text(&w->cx, e, b->o->max_length);
     }
@@ -159,6 +189,20 @@ static uint8_t split_of(const struct build *b, const int32_t *ids, size_t n)
                                                              : AT_TRAIN;
 }
 
+static int append_label(struct build *b, uint32_t label)
+{
+    size_t had = b->label_cap;
+    int rc = at_grow(b->cx, &b->n_label, &b->label_cap, label + (size_t)1,
+                     sizeof *b->n_label);
+    for (; rc == AT_OK && had < b->label_cap; had++)
+        b->n_label[had] = 0;
+    if (rc == AT_OK) {
+        b->n_label[label]++;
+        rc = at_h5_append(b->cx, b->f, "label", AT_H5_U32, &label, 1);
+    }
+    return rc;
+}
+
 static int append_doc(struct build *b, const struct at_sample *s,
                       const struct encoded *e, size_t from, size_t to)
 {
@@ -181,6 +225,8 @@ static int append_doc(struct build *b, const struct at_sample *s,
     if (rc == AT_OK && b->o->n_scores)
         rc = at_h5_append(cx, b->f, "rewards", AT_H5_F64, s->score,
                           b->o->n_scores);
+    if (rc == AT_OK && b->o->label)
+        rc = append_label(b, s->label);
     b->split = split;
     for (size_t i = from; i < to; i++)
         b->stats->role[e->role[i]]++;
@@ -317,9 +363,12 @@ static int judge(struct build *b)
         at_log(b->cx, AT_LOG_WARN, "no document fell to validation: %llu are "
                "too few for a share of %g", (unsigned long long)docs,
                b->o->validation);
-    if (!s->pairs)
+    if (b->o->label && b->n_labels < 2)
+        return at_fail(b->cx, AT_EINVAL, "all documents have the label '%s': "
+                       "there is nothing to tell apart", b->label[0]);
+    if (!s->pairs && !b->o->label)
         return AT_OK;
-    if (s->role[AT_ROLE_COMPLETION] == 0 || s->role[AT_ROLE_PROMPT] == 0)
+    if (s->pairs && (s->role[AT_ROLE_COMPLETION] == 0 || s->role[AT_ROLE_PROMPT] == 0))
         return at_fail(b->cx, AT_EINVAL, "%s of the tokens are trained on; with "
                        "prompts and completions that is a mistake: check the "
                        "template '%s'", s->role[AT_ROLE_PROMPT] ? "none" :
@@ -332,6 +381,28 @@ static int judge(struct build *b)
                        b->o->max_length,
                        fmin(1, (double)lost / (double)all + 0.005));
     return AT_OK;
+}
+
+/* Names of labels, one a line; and how often each is, for people.            */
+static int put_labels(struct build *b)
+{
+    struct at_text t = { 0 };
+    char *say = b->stats->labels;
+    size_t room = sizeof b->stats->labels, at = 0;
+    int rc;
+    for (size_t i = 0; i < b->n_labels; i++) {
+        at_text_addf(&t, "%s%s", i ? "\n" : "", b->label[i]);
+        if (at < room)
+            at += (size_t)snprintf(say + at, room - at, "%s%.60s %llu",
+                                   i ? ", " : "", b->label[i],
+                                   (unsigned long long)(i < b->label_cap
+                                                        ? b->n_label[i] : 0));
+    }
+    rc = at_text_ok(b->cx, &t);
+    if (rc == AT_OK)
+        rc = at_h5_set_text(b->cx, b->f, "labels", t.s);
+    at_text_finish(&t);
+    return rc;
 }
 
 static int put_score_names(struct build *b)
@@ -373,6 +444,8 @@ static int write_head(struct build *b)
         rc = at_h5_set_int(cx, b->f, "group_size", 2);
     if (rc == AT_OK && b->o->n_scores)
         rc = put_score_names(b);
+    if (rc == AT_OK && b->o->label)
+        rc = put_labels(b);
     if (rc == AT_OK)
         rc = at_h5_set_int(cx, b->f, "max_length", (int64_t)b->o->max_length);
     if (rc == AT_OK)
@@ -407,6 +480,7 @@ static void finish(struct build *b)
     }
     at_free(b->narrow);
     at_free(b->lengths);
+    at_free(b->n_label);
     at_samples_close(b->in);
     at_h5_close(b->f);
     a = b->arena;
@@ -440,6 +514,8 @@ int at_data_build(struct at_ctx *cx, const struct at_data_options *o,
         rc = at_h5_create(cx, o->out, "dataset", &b->f);
     if (rc == AT_OK)
         rc = all_batches(b);
+    if (rc == AT_OK)
+        b->label = at_samples_labels(b->in, &b->n_labels);
     if (rc == AT_OK)
         rc = judge(b);
     if (rc == AT_OK)

@@ -49,6 +49,10 @@ struct at_data_options {
     const char *const *scores;
     size_t n_scores;
     const char *columns;        /* "a,b": of tables, which have no header then */
+    /* The key of a JSON sample that says its label, a text, number or boolean;
+     * NULL: none.  Texts then begin and end as the tokenizer's own file has it,
+     * are cut at max_length, and all their tokens are text.                  */
+    const char *label;
     const char *separator;      /* plain text: ends a document; NULL: none    */
     size_t max_length;          /* tokens a document; longer: pairs are cut at
                                    their end, texts become several            */
@@ -67,7 +71,7 @@ struct at_data_stats {
     /* Tokens of a sample before it is cut: the least, the median, the 95th
      * percentile, the most.  Plain texts that come in pieces are left out.   */
     uint64_t length[4];
-    char template[4096], first_bad[512];
+    char template[4096], first_bad[512], labels[512];   /* "good 7, bad 5"    */
     bool pairs, preference;     /* preference: chosen and rejected            */
 };
 
@@ -99,6 +103,9 @@ struct at_data {
     size_t n_scores;
     const char *const *score_name;  /* [n_scores]                             */
     const float *score;         /* [n_docs,n_scores]                          */
+    size_t n_labels;            /* 0: documents have none                     */
+    const char *const *label_name;  /* [n_labels]                             */
+    const uint32_t *label;      /* [n_docs]                                   */
 };
 
 /* Verifies every array.  Lives in arena a; at_data_close.                    */

@@ -170,6 +170,37 @@ static int read_scores(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
     return rc;
 }
 
+static int read_labels(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
+{
+    const char *text, **name;
+    size_t n = (size_t)d->n_docs, most = 1;
+    uint32_t *label = at_alloc_n(cx, a, n, sizeof *label);
+    int rc = at_h5_get_text(cx, d->f, "labels", a, &text);
+    if (rc == AT_OK)
+        rc = label ? at_h5_get(cx, d->f, "label", AT_H5_U32, 1, &n, label)
+                   : AT_ENOMEM;
+    if (rc < 0)
+        return rc;
+    for (const char *s = text; *s; s++)
+        most += *s == '\n';
+    name = at_alloc_n(cx, a, most, sizeof *name);
+    for (; name && d->n_labels < most; d->n_labels++) {
+        n = strcspn(text, "\n");
+        name[d->n_labels] = at_strndup(cx, a, text, n);
+        if (!name[d->n_labels])
+            return AT_ENOMEM;
+        text += n + (text[n] == '\n');
+    }
+    d->label_name = name;
+    d->label = label;
+    for (uint64_t i = 0; name && i < d->n_docs; i++)
+        if (label[i] >= d->n_labels)
+            return at_fail(cx, AT_EFORMAT, "%s: document %llu has label %u of "
+                           "%zu", at_h5_path(d->f), (unsigned long long)i,
+                           label[i], d->n_labels);
+    return name ? AT_OK : AT_ENOMEM;
+}
+
 static int read_head(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
 {
     struct at_h5_info tokens, roles, offsets;
@@ -205,6 +236,8 @@ static int read_head(struct at_ctx *cx, struct at_arena *a, struct at_data *d)
     rc = read_groups(cx, d);
     if (rc == AT_OK && at_h5_has(d->f, "rewards"))
         rc = read_scores(cx, a, d);
+    if (rc == AT_OK && at_h5_has(d->f, "label"))
+        rc = read_labels(cx, a, d);
     if (rc < 0)
         return rc;
     at_hash_hex(at_tok_hash(d->tok), d->tok_hash);
@@ -395,6 +428,8 @@ static void add_summary(struct at_text *t, const struct at_data *d,
             at_text_addf(t, "%s%zu %s", before, count[r], at_role_names[r]);
             before = ", ";
         }
+    if (d->n_labels)
+        at_text_addf(t, "; label %s", d->label_name[d->label[doc]]);
     at_text_addf(t, "\n");
 }
 

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { SEGMENTS = 64, BAD_LOGGED = 5 };
+enum { SEGMENTS = 64, BAD_LOGGED = 5, LABELS = 1000 };
 
 struct segment {            /* of the template: a literal, or a key's text    */
     const char *text;
@@ -35,6 +35,8 @@ struct at_samples {
     bool chat;                  /* samples are conversations                  */
     struct at_sample rejected;  /* to come next, when text is set             */
     struct at_numbers seen;
+    const char *label[LABELS];
+    size_t n_labels;
 };
 
 /* ---- the template ----------------------------------------------------------- */
@@ -116,7 +118,13 @@ static int find_completion(struct at_ctx *cx, struct at_samples *s)
     if (found > 1)
         return at_fail(cx, AT_EINVAL, "the template has several completions: "
                        "say which one by --completion KEY, and name it once");
-    if (s->n_seg == 1 && !s->stats->preference)
+    if (s->o->label && s->stats->preference)
+        return at_fail(cx, AT_EINVAL, "preferences have no labels: leave --label "
+                       "out");
+    if (s->o->label)
+        for (size_t i = 0; i < s->n_seg; i++)
+            s->seg[i].completion = false;
+    else if (s->n_seg == 1 && !s->stats->preference)
         s->seg[0].completion = false;   /* without a prompt: a plain text     */
     else
         s->stats->pairs |= found == 1;
@@ -158,6 +166,7 @@ static int choose_template(struct at_ctx *cx, struct at_samples *s,
         { "instruction", "response", NULL, "{instruction}\n{response}" },
         { "prompt", "response", NULL, "{prompt}\n{response}" },
         { "text", NULL, NULL, "{text}" },
+        { "sentence", NULL, NULL, "{sentence}" },
     };
     const char *t = s->o->template;
     int rc;
@@ -347,6 +356,33 @@ static int get_scores(struct at_ctx *cx, struct at_samples *s, const json_t *v,
     return AT_OK;
 }
 
+/* The label as a text, the number of which among all goes into the sample.    */
+static int get_label(struct at_ctx *cx, struct at_samples *s, const json_t *v,
+                     struct at_sample *out, char why[256])
+{
+    const json_t *x = json_object_get(v, s->o->label);
+    char buf[64];
+    size_t n = 0, i = 0;
+    const char *text = x ? key_text(x, buf, &n) : NULL;
+    if (!text || n == 0 || n > 200 || memchr(text, '\n', n)) {
+        snprintf(why, 256, x ? "the label '%.100s' is no short text or number"
+                 : "the label '%.100s' is missing", s->o->label);
+        return AT_OK;
+    }
+    while (i < s->n_labels && strcmp(s->label[i], text) != 0)
+        i++;
+    out->label = (uint32_t)i;
+    if (i < s->n_labels)
+        return AT_OK;
+    if (i == LABELS)
+        return at_fail(cx, AT_EINVAL, "%s:%llu: '%s' has more than %d different "
+                       "values: a number to be predicted is kept by --score %s",
+                       s->o->inputs[s->at], (unsigned long long)s->line,
+                       s->o->label, LABELS, s->o->label);
+    s->label[i] = at_strndup(cx, &s->arena, text, n);
+    return s->label[s->n_labels++] ? AT_OK : AT_ENOMEM;
+}
+
 /* ---- conversations ------------------------------------------------------------ */
 
 /* "messages" of role and content, or ShareGPT's "conversations" of from and
@@ -446,7 +482,7 @@ static int from_conversation(struct at_ctx *cx, struct at_samples *s,
     out->text = text->s;
     out->n = text->n;
     out->chat = text;
-    out->pair = true;
+    out->pair = !s->o->label;
     return rc;
 }
 
@@ -458,7 +494,7 @@ static int choose_chat(struct at_ctx *cx, struct at_samples *s)
                        at_chat_names());
     snprintf(s->stats->template, sizeof s->stats->template, "chat: %s",
              s->o->chat->name);
-    s->stats->pairs = true;
+    s->stats->pairs = !s->o->label;
     s->chat = true;
     return AT_OK;
 }
@@ -478,6 +514,8 @@ static int from_object(struct at_ctx *cx, struct at_samples *s,
         return at_note(cx, rc, "reading %s:%llu", s->o->inputs[s->at],
                        (unsigned long long)s->line);
     rc = get_scores(cx, s, v, out, why);
+    if (rc == AT_OK && !*why && s->o->label)
+        rc = get_label(cx, s, v, out, why);
     if (rc == AT_OK && !*why && s->chat && !list)
         snprintf(why, sizeof why, "is no conversation, as the first sample is");
     if (rc == AT_OK && !*why && s->chat)
@@ -598,6 +636,9 @@ static int from_record(struct at_ctx *cx, struct at_samples *s,
     if (s->format == AT_PLAIN && s->o->n_scores)
         return bad(cx, s, "is plain text: only JSON samples and tables have "
                    "scores");
+    if (s->format == AT_PLAIN && s->o->label)
+        return bad(cx, s, "is plain text: only JSON samples and tables have "
+                   "labels");
     return s->format == AT_PLAIN ? from_text(cx, s, r, out, made)
                                  : from_json(cx, s, r, out, made);
 }
@@ -744,6 +785,12 @@ uint64_t at_samples_done(const struct at_samples *s)
 uint64_t at_samples_total(const struct at_samples *s)
 {
     return s->total;
+}
+
+const char *const *at_samples_labels(const struct at_samples *s, size_t *n)
+{
+    *n = s->n_labels;
+    return s->label;
 }
 
 void at_samples_sources(const struct at_samples *s, struct at_text *t)

@@ -14,6 +14,7 @@ struct at_sample {
                                          * it; NULL: from and to say          */
     bool preferred, rejected;   /* the first, the second of a preference      */
     const double *score;        /* [n_scores], as long as the text            */
+    uint32_t label;             /* its number, see at_samples_labels          */
     bool begins, ends;          /* its document; else it is a piece of one    */
     uint32_t source;            /* which input                                */
     uint64_t line;              /* from 1                                     */
@@ -31,6 +32,8 @@ int at_samples_next(struct at_ctx *cx, struct at_samples *s,
 void at_samples_reset(struct at_samples *s);
 uint64_t at_samples_done(const struct at_samples *s);   /* bytes             */
 uint64_t at_samples_total(const struct at_samples *s);
+/* The labels so far, in the order that they were met.                         */
+const char *const *at_samples_labels(const struct at_samples *s, size_t *n);
 /* "path hash bytes" a line, after all has been read.                         */
 void at_samples_sources(const struct at_samples *s, struct at_text *t);
 void at_samples_close(struct at_samples *s);

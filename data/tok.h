@@ -12,11 +12,29 @@
 
 #include "data/tokenizer.h"
 
-enum tok_type { TOK_NORMAL, TOK_BYTE, TOK_SPECIAL, TOK_TYPES };
+/* Special tokens behind the first also take white space that stands before
+ * them, behind them, or both.                                                */
+enum tok_type {
+    TOK_NORMAL, TOK_BYTE, TOK_SPECIAL, TOK_SPECIAL_LEFT, TOK_SPECIAL_RIGHT,
+    TOK_SPECIAL_BOTH, TOK_TYPES
+};
+
+static inline bool tok_special(unsigned char type)
+{
+    return type >= TOK_SPECIAL && type < TOK_TYPES;
+}
+
+enum tok_trait {                /* of a tokenizer, in its blob                */
+    TOK_ENDS = 1,               /* texts end with eos, says its own file      */
+    TOK_CLEAN = 2, TOK_CHINESE = 4, TOK_ACCENTS = 8, TOK_LOWER = 16,
+    TOK_BYTES = 32,             /* what has no piece becomes bytes            */
+    TOK_TRAITS = 64
+};
 
 enum {
     TOK_PIECE_MAX = 4096,       /* bytes of the longest piece                */
     TOK_PATTERN_MAX = 4096,
+    TOK_MAP_MAX = 4 << 20,
     TOK_VOCAB_MAX = 1 << 24,
 };
 
@@ -69,7 +87,12 @@ struct at_tok {
     const unsigned char *merge; /* [n_merge][3] little-endian uint32         */
     size_t n_merge;
     const char *pattern;        /* NUL-terminated, or NULL                   */
-    int32_t bos, eos, pad;
+    const unsigned char *map;   /* [n_map] of kinds that have one            */
+    size_t n_map;
+    double least;               /* score of a piece, or 0; likewise          */
+    int32_t bos, eos, pad, unk;
+    unsigned traits;            /* enum tok_trait                             */
+    size_t longest;             /* bytes of a normal piece, if its kind asks  */
     int32_t byte_id[256];
     struct tok_table words;     /* normal pieces                             */
     struct tok_finder special;
@@ -117,7 +140,11 @@ struct tok_draft {
     const struct tok_merge *merge;
     size_t n_merge;
     const char *pattern;        /* if the kind has one                       */
+    const void *map;            /* [n_map] likewise; 0: none                 */
+    size_t n_map;
     int32_t bos, eos, pad;
+    int32_t unk;                /* if the kind has unknown words; else NONE   */
+    unsigned traits;
 };
 int tok_draft_open(struct at_ctx *cx, struct at_arena *a,
                    const struct tok_draft *d, struct at_tok **tok);
@@ -151,6 +178,9 @@ int tok_walk_next(struct at_ctx *cx, struct tok_regex *re, struct tok_walk *w,
  * none; 0: there is none.  lines: only before a line break.                  */
 size_t tok_cut(const char *s, size_t n, bool lines);
 
+/* Unicode's white space.                                                     */
+bool tok_white(uint32_t c);
+
 /* ---- words of a corpus ------------------------------------------------------------- */
 
 struct tok_word { uint64_t hash, count; size_t at, n; };    /* count 0: free   */
@@ -181,13 +211,23 @@ enum tok_dummy {
     TOK_DUMMY_EACH,             /* and behind every special token            */
 };
 
+/* Text as a kind reads it: byte i comes from byte place[i] of the text.      */
+struct tok_normal {
+    char *s;
+    uint32_t *place;            /* [n+1]                                      */
+    size_t n, cap_s, cap_place;
+};
+
 struct tok_kind {
     const char *name;
     uint32_t code;              /* in the blob; never reused                 */
     bool has_pattern, has_scores, has_merges;
+    bool has_map;               /* instead of a pattern                      */
+    bool cleans;                /* decoding takes spaces before marks out    */
     enum tok_dummy dummy;
     bool whole_words;           /* a word that is a piece is not merged      */
     bool nfc;                   /* texts are composed first (Unicode's NFC)   */
+    bool unknown;               /* not every text has tokens: unk stands in    */
     /* Fills t->pair (and what else only this kind has), t->words is there.  */
     int (*open)(struct at_ctx *cx, struct at_arena *a, struct at_tok *t);
     /* Next word as tok_walk_next gives it; re is NULL without a pattern.    */
@@ -196,10 +236,20 @@ struct tok_kind {
     /* The ids of s[0..n) before any merge; room for n; how many.            */
     size_t (*symbols)(const struct at_tok *t, const char *s, size_t n,
                       struct tok_symbol *y);
+    /* Rewrites what the walk then cuts up; NULL: text is taken as it is.     */
+    int (*normal)(struct at_ctx *cx, const struct at_tok *t, const char *s,
+                  size_t n, struct tok_normal *y);
+    /* Instead of symbols and merges: the ids of the word s[0..n), its first
+     * piece having a space before it; y has room for n + 1; how many.  room: of
+     * room(n) bytes, aligned; room NULL: none is needed.                     */
+    size_t (*word)(const struct at_tok *t, const char *s, size_t n,
+                   struct tok_symbol *y, void *room);
+    size_t (*room)(size_t n);
 };
 extern const struct tok_kind tok_byte_bpe, tok_byte_bpe_words,
     tok_byte_bpe_nfc, tok_llama2c, tok_scored_each, tok_scored_none,
-    tok_spaced_none, tok_spaced_first, tok_spaced_each;
+    tok_spaced_none, tok_spaced_first, tok_spaced_each, tok_wordpiece,
+    tok_unigram;
 /* NULL: no such kind.                                                        */
 const struct tok_kind *tok_kind_find(uint32_t code);
 

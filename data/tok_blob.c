@@ -4,7 +4,7 @@
  *   0  "attuntok"              24  u32 kind        40  i32 bos
  *   8  u64 XXH3 of 16..end     28  u32 n           44  i32 eos
  *  16  u32 version             32  u32 n_merge     48  i32 pad
- *  20  u32 0                   36  u32 n_pattern   52  u32 0
+ *  20  u32 unk + 1             36  u32 n_pattern   52  u32 enum tok_trait
  *  56  u64 n_bytes of pieces
  *  64  u32 length of each piece   [n]
  *      f32 score of each piece    [n], if the kind has scores
@@ -61,6 +61,7 @@ static void write_body(const struct tok_draft *d, unsigned char *p)
     }
     put(&p, d->type, d->n);
     put(&p, d->pattern, d->pattern ? strlen(d->pattern) : 0);
+    put(&p, d->map, d->n_map);
     for (size_t i = 0; i < d->n; i++)
         put(&p, d->piece[i].s, d->piece[i].n);
 }
@@ -68,7 +69,8 @@ static void write_body(const struct tok_draft *d, unsigned char *p)
 static unsigned char *write_blob(struct at_ctx *cx, struct at_arena *a,
                                  const struct tok_draft *d, size_t *n_blob)
 {
-    size_t n_pattern = d->pattern ? strlen(d->pattern) : 0, n_bytes = 0;
+    size_t n_pattern = (d->pattern ? strlen(d->pattern) : 0) + d->n_map;
+    size_t n_bytes = 0;
     unsigned char *blob, *p;
     for (size_t i = 0; i < d->n; i++)
         n_bytes += d->piece[i].n;
@@ -80,7 +82,7 @@ static unsigned char *write_blob(struct at_ctx *cx, struct at_arena *a,
     put(&p, magic, sizeof magic);
     put64(&p, 0);                       /* the hash, below                   */
     put32(&p, VERSION);
-    put32(&p, 0);
+    put32(&p, d->kind->unknown ? (uint32_t)(d->unk + 1) : 0);
     put32(&p, d->kind->code);
     put32(&p, (uint32_t)d->n);
     put32(&p, (uint32_t)d->n_merge);
@@ -88,7 +90,7 @@ static unsigned char *write_blob(struct at_ctx *cx, struct at_arena *a,
     put32(&p, (uint32_t)d->bos);
     put32(&p, (uint32_t)d->eos);
     put32(&p, (uint32_t)d->pad);
-    put32(&p, 0);
+    put32(&p, d->traits);
     put64(&p, n_bytes);
     write_body(d, p);
     p = blob + sizeof magic;
@@ -127,16 +129,18 @@ static int read_head(struct at_ctx *cx, struct at_tok *t, struct head *h)
     t->eos = (int32_t)tok_u32(p + 44);
     t->pad = (int32_t)tok_u32(p + 48);
     h->n_bytes = get64(p + 56);
-    if (tok_u32(p + 20) != 0 || tok_u32(p + 52) != 0)
-        return bad(cx, "a reserved field is set");
+    t->unk = (int32_t)tok_u32(p + 20) - 1;
+    t->traits = tok_u32(p + 52);
+    if (t->traits >= TOK_TRAITS || (t->unk != AT_TOK_NONE && !t->kind->unknown))
+        return bad(cx, "it has traits that are not those of its kind");
     if (t->n > TOK_VOCAB_MAX || t->n_merge > TOK_VOCAB_MAX ||
-        h->n_pattern > TOK_PATTERN_MAX || h->n_bytes > t->n_blob)
+        h->n_pattern > (t->kind->has_map ? TOK_MAP_MAX : TOK_PATTERN_MAX) || h->n_bytes > t->n_blob)
         return bad(cx, "a size is out of range");
     size = HEAD + (uint64_t)t->n * (t->kind->has_scores ? 9 : 5) +
            UINT64_C(12) * t->n_merge + h->n_pattern + h->n_bytes;
     if (size != t->n_blob)
         return bad(cx, "its size is not what its parts need");
-    if ((h->n_pattern != 0) != t->kind->has_pattern ||
+    if ((!t->kind->has_map && (h->n_pattern != 0) != t->kind->has_pattern) ||
         (t->n_merge && !t->kind->has_merges))
         return bad(cx, "its parts are not those of its kind");
     return AT_OK;
@@ -165,6 +169,10 @@ static int read_body(struct at_ctx *cx, struct at_arena *a, struct at_tok *t,
             return bad(cx, "its pattern holds a zero byte");
         t->pattern = pattern;
     }
+    if (t->kind->has_map) {
+        t->map = p;
+        t->n_map = h->n_pattern;
+    }
     p += h->n_pattern;
     t->piece = at_alloc_n(cx, a, t->n, sizeof *t->piece);
     if (!t->piece)
@@ -186,7 +194,7 @@ static int read_body(struct at_ctx *cx, struct at_arena *a, struct at_tok *t,
 static bool is_special(const struct at_tok *t, int32_t id)
 {
     return id == AT_TOK_NONE || (id >= 0 && (size_t)id < t->n &&
-                                 t->type[id] == TOK_SPECIAL);
+                                 tok_special(t->type[id]));
 }
 
 /* Byte tokens, the table of normal pieces and the special tokens.            */
@@ -199,7 +207,7 @@ static int index_pieces(struct at_ctx *cx, struct at_arena *a,
     for (int b = 0; b < 256; b++)
         t->byte_id[b] = AT_TOK_NONE;
     for (size_t i = 0; i < t->n; i++) {
-        want[i] = t->type[i] == TOK_SPECIAL;
+        want[i] = tok_special(t->type[i]);
         if (t->type[i] == TOK_BYTE) {
             int32_t *id = &t->byte_id[(unsigned char)t->piece[i].s[0]];
             if (*id != AT_TOK_NONE)
@@ -209,13 +217,13 @@ static int index_pieces(struct at_ctx *cx, struct at_arena *a,
         if (t->type[i] == TOK_NORMAL)
             tok_table_add(&t->words, (uint32_t)i);
     }
-    for (int b = 0; b < 256; b++)
+    for (int b = 0; b < 256 && !t->kind->unknown; b++)
         if (t->byte_id[b] == AT_TOK_NONE)
             return at_fail(cx, AT_EFORMAT, "tokenizer: no token is the byte "
                            "0x%02X; it could not encode every text", b);
     if (!is_special(t, t->bos) || !is_special(t, t->eos) ||
-        !is_special(t, t->pad))
-        return bad(cx, "bos, eos or pad is no special token");
+        !is_special(t, t->pad) || !is_special(t, t->unk))
+        return bad(cx, "bos, eos, pad or unk is no special token");
     return tok_finder_init(cx, a, &t->special, t->piece, want, t->n);
 }
 
@@ -257,6 +265,11 @@ int at_tok_load(struct at_ctx *cx, struct at_arena *a, const void *blob,
     if (n)
         memcpy(copy, blob, n);
     return open_blob(cx, a, copy, n, tok);
+}
+
+bool at_tok_ends(const struct at_tok *tok)
+{
+    return tok->eos != AT_TOK_NONE && (tok->traits & TOK_ENDS);
 }
 
 const void *at_tok_save(const struct at_tok *tok, size_t *n)
@@ -329,7 +342,7 @@ int32_t at_tok_special(const struct at_tok *tok, const char *text)
 
 bool at_tok_is_special(const struct at_tok *tok, int32_t id)
 {
-    return id >= 0 && (size_t)id < tok->n && tok->type[id] == TOK_SPECIAL;
+    return id >= 0 && (size_t)id < tok->n && tok_special(tok->type[id]);
 }
 
 const char *at_tok_piece(const struct at_tok *tok, int32_t id, size_t *n)

@@ -32,6 +32,9 @@ struct at_tok_coder {
     uint64_t *heap;                 /* rank << 32 | place, least first       */
     char *first;                    /* the first word behind a dummy space   */
     size_t cap_y, cap_heap, cap_first, n_heap;
+    struct tok_normal normal;       /* of kinds that rewrite text            */
+    double *room;                   /* of kinds that take words apart        */
+    size_t cap_room;
 };
 
 int at_tok_coder_create(struct at_ctx *cx, const struct at_tok *tok,
@@ -66,6 +69,9 @@ void at_tok_coder_destroy(struct at_tok_coder *c)
     at_free(c->y);
     at_free(c->heap);
     at_free(c->first);
+    at_free(c->normal.s);
+    at_free(c->room);
+    at_free(c->normal.place);
     at_free(c);
 }
 
@@ -142,15 +148,20 @@ static void merge_at(struct at_tok_coder *c, uint32_t i)
         push(c, entry(c, y->prev));
 }
 
+static void chain(struct tok_symbol *y, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        y[i].prev = i ? i - 1 : UINT32_MAX;
+        y[i].next = i + 1 < n ? i + 1 : UINT32_MAX;
+    }
+}
+
 /* Merges c->y[0..n), whose ids are set; the list of what is left begins at 0.
  * The heap holds at most 2n entries: a merge pops one and pushes two.        */
 static void merge(struct at_tok_coder *c, uint32_t n)
 {
     c->n_heap = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        c->y[i].prev = i ? i - 1 : UINT32_MAX;
-        c->y[i].next = i + 1 < n ? i + 1 : UINT32_MAX;
-    }
+    chain(c->y, n);
     for (uint32_t i = 0; i < n; i++)
         if (look(c, i))
             c->heap[c->n_heap++] = entry(c, i);
@@ -193,7 +204,7 @@ static int append_word(struct at_ctx *cx, const struct at_tok *tok,
         return rc;
     for (size_t i = 0; i < n; i++) {
         append(ids, id[i], at);
-        at += (int64_t)tok->piece[id[i]].n;
+        at += (int64_t)tok->piece[id[i]].n - (i == 0 && tok->kind->word);
     }
     return AT_OK;
 }
@@ -227,12 +238,23 @@ static int encode_word(struct at_ctx *cx, struct at_tok_coder *c,
         if (id != TOK_NEVER)
             return append_word(cx, tok, ids, &(int32_t){ (int32_t)id }, 1, at);
     }
-    if ((rc = at_grow(cx, &c->y, &c->cap_y, n, sizeof *c->y)) < 0 ||
+    if ((rc = at_grow(cx, &c->y, &c->cap_y, n + 1, sizeof *c->y)) < 0 ||
         (rc = at_grow(cx, &c->heap, &c->cap_heap, 2 * n,
                       sizeof *c->heap)) < 0)
         return rc;
-    n_y = tok->kind->symbols(tok, s, n, c->y);
-    merge(c, (uint32_t)n_y);
+    if (tok->kind->room)
+        rc = at_grow(cx, &c->room, &c->cap_room,
+                     tok->kind->room(n) / sizeof *c->room + 1, sizeof *c->room);
+    if (rc < 0)
+        return rc;
+    if (tok->kind->word) {
+        n_y = tok->kind->word(tok, s, n, c->y, c->room);
+        chain(c->y, (uint32_t)n_y);
+        bytes = (size_t)-1;             /* the space of the first piece       */
+    } else {
+        n_y = tok->kind->symbols(tok, s, n, c->y);
+        merge(c, (uint32_t)n_y);
+    }
     rc = room(cx, ids, n_y);
     if (rc < 0)
         return rc;
@@ -270,6 +292,29 @@ static int encode_first(struct at_ctx *cx, struct at_tok_coder *c,
     return rc;
 }
 
+/* The same for kinds that rewrite text: places are the text's.               */
+static int encode_rewritten(struct at_ctx *cx, struct at_tok_coder *c,
+                            const char *text, size_t from, size_t to,
+                            struct at_tok_ids *ids)
+{
+    size_t start, first = ids->n;
+    struct tok_walk w = { 0 };
+    int rc = c->tok->kind->normal(cx, c->tok, text + from, to - from,
+                                  &c->normal);
+    if (rc < 0)
+        return rc;
+    w.s = c->normal.s;
+    w.n = c->normal.n;
+    while ((rc = c->tok->kind->walk(cx, c->tok, c->re, &w, &start)) > 0) {
+        rc = encode_word(cx, c, w.s + start, w.at - start, (int64_t)start, ids);
+        if (rc < 0)
+            return rc;
+    }
+    for (size_t i = first; i < ids->n; i++)
+        ids->start[i] = (uint32_t)from + c->normal.place[ids->start[i]];
+    return rc;
+}
+
 /* text[from..to) without special tokens.                                     */
 static int encode_part(struct at_ctx *cx, struct at_tok_coder *c,
                        const char *text, size_t from, size_t to, bool dummy,
@@ -278,6 +323,8 @@ static int encode_part(struct at_ctx *cx, struct at_tok_coder *c,
     struct tok_walk w = { .s = text + from, .n = to - from };
     size_t start;
     int rc;
+    if (c->tok->kind->normal)
+        return encode_rewritten(cx, c, text, from, to, ids);
     while ((rc = c->tok->kind->walk(cx, c->tok, c->re, &w, &start)) > 0) {
         if (dummy)
             rc = encode_first(cx, c, w.s + start, w.at - start, from + start,
@@ -319,13 +366,41 @@ static bool is_own(const struct own *own, size_t from, size_t to)
     return !own || (lo > 0 && to <= own->span[lo - 1].to);
 }
 
+/* Where white space ends that the special token at `where` takes along.      */
+static size_t before(unsigned char type, const char *text, size_t from,
+                     size_t where)
+{
+    uint32_t c;
+    if (type != TOK_SPECIAL_LEFT && type != TOK_SPECIAL_BOTH)
+        return where;
+    for (size_t at = where; at > from;) {
+        while (--at > from && ((unsigned char)text[at] & 0xC0) == 0x80)
+            ;
+        if (at + at_utf8(text + at, where - at, &c) != where || !tok_white(c))
+            break;
+        where = at;
+    }
+    return where;
+}
+
+static size_t behind(unsigned char type, const char *text, size_t at, size_t n)
+{
+    uint32_t c;
+    size_t len;
+    if (type != TOK_SPECIAL_RIGHT && type != TOK_SPECIAL_BOTH)
+        return at;
+    while (at < n && (len = at_utf8(text + at, n - at, &c)) && tok_white(c))
+        at += len;
+    return at;
+}
+
 static int encode_text(struct at_ctx *cx, struct at_tok_coder *c,
                        const char *text, size_t n, unsigned flags,
                        const struct own *own, struct at_tok_ids *ids)
 {
     enum tok_dummy put = flags & AT_TOK_CONTINUE ? TOK_DUMMY_NONE
                                                  : c->tok->kind->dummy;
-    size_t at = 0, look = 0, where;
+    size_t at = 0, look = 0, where, from;
     uint32_t which;
     int rc;
     while ((flags & AT_TOK_SPECIAL) &&
@@ -334,12 +409,13 @@ static int encode_text(struct at_ctx *cx, struct at_tok_coder *c,
         look = where + 1;
         if (!is_own(own, where, end))
             continue;
-        if ((rc = encode_part(cx, c, text, at, where,
+        from = before(c->tok->type[which], text, at, where);
+        if ((rc = encode_part(cx, c, text, at, from,
                               needs_space(put, text, n, at), ids)) < 0 ||
             (rc = room(cx, ids, 1)) < 0)
             return rc;
-        append(ids, (int32_t)which, (int64_t)where);
-        at = look = end;
+        append(ids, (int32_t)which, (int64_t)from);
+        at = look = behind(c->tok->type[which], text, end, n);
     }
     return encode_part(cx, c, text, at, n, needs_space(put, text, n, at), ids);
 }
@@ -424,13 +500,26 @@ int at_tok_encode_own(struct at_ctx *cx, struct at_tok_coder *c,
 
 /* ---- decoding --------------------------------------------------------------------- */
 
+/* Words that WordPiece's decoder writes without the space before them.       */
+static bool leans(const char *s, size_t n)
+{
+    static const char *const to[] = { " .", " ?", " !", " ,", " n't", " 'm",
+                                      " 's", " 've", " 're" };
+    for (size_t i = 0; i < AT_COUNT(to); i++)
+        if (n == strlen(to[i]) && memcmp(s, to[i], n) == 0)
+            return true;
+    return false;
+}
+
 /* What token id adds, at the beginning of a text or later.                   */
 static const char *adds(const struct at_tok *tok, bool beginning, int32_t id,
                         size_t *n)
 {
     const char *s = at_tok_piece(tok, id, n);
-    if (s && beginning && tok->kind->dummy && s[0] == ' ' &&
-        tok->type[id] != TOK_SPECIAL) {
+    bool word = tok->kind->word != NULL;
+    if (s && s[0] == ' ' && !tok_special(tok->type[id]) &&
+        ((beginning && (tok->kind->dummy || word)) ||
+         (tok->kind->cleans && leans(s, *n)))) {
         s++;
         --*n;
     }
@@ -461,8 +550,10 @@ int at_tok_decode(struct at_ctx *cx, struct at_arena *a,
         return AT_ENOMEM;
     for (size_t i = 0; i < n; i++) {
         const char *s = adds(tok, beginning, ids[i], &len);
-        beginning = beginning && ids[i] == tok->bos;
-        if (skip_special && tok->type[ids[i]] == TOK_SPECIAL)
+        bool skip = skip_special && tok_special(tok->type[ids[i]]);
+        beginning = beginning && (ids[i] == tok->bos ||
+                                  (skip && tok->kind->word));
+        if (skip)
             continue;
         memcpy(p, s, len);
         p += len;

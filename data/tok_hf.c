@@ -1,32 +1,20 @@
-/* Hugging Face's tokenizer.json, when it is a BPE: byte-level, or of
- * SentencePiece's pieces with bytes for what they lack.                      */
-#include "data/json.h"
-#include "data/tok.h"
+/* Hugging Face's tokenizer.json: BPE, byte-level or of SentencePiece's pieces
+ * with bytes for what they lack; and WordPiece.                              */
+#include "data/tok_hf.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { FILE_MAX = 64 << 20 };
 
-struct reading {
-    struct at_ctx *cx;
-    struct at_arena *work;
-    const char *path;
-    const json_t *root, *model;
-    struct tok_alphabet al;
-    bool spaced;                /* pieces are text with U+2581 for spaces     */
-    struct tok_draft *d;
-    struct tok_table table;     /* pieces as bytes, of the vocabulary only    */
-};
-
-static int refuse(const struct reading *r, const char *what, const char *is)
+int tok_hf_refuse(const struct tok_hf *r, const char *what, const char *is)
 {
     return at_fail(r->cx, AT_EINVAL, "%s: %s is '%.60s'; attune reads "
-                   "BPE tokenizers only, byte-level or SentencePiece's with "
-                   "byte_fallback", r->path, what, is);
+                   "BPE tokenizers, byte-level or SentencePiece's with "
+                   "byte_fallback, BERT's WordPiece and T5's Unigram", r->path, what, is);
 }
 
-static const char *text_of(const json_t *o, const char *key)
+const char *tok_hf_text(const json_t *o, const char *key)
 {
     const char *s = json_string_value(json_object_get(o, key));
     return s ? s : "";
@@ -34,29 +22,26 @@ static const char *text_of(const json_t *o, const char *key)
 
 static bool is_text(const json_t *o, const char *key, const char *want)
 {
-    return strcmp(text_of(o, key), want) == 0;
-}
-
-static bool is_true(const json_t *o, const char *key)
-{
-    return json_is_true(json_object_get(o, key));
+    return strcmp(tok_hf_text(o, key), want) == 0;
 }
 
 /* ---- parts ----------------------------------------------------------------- */
 
-static int check_model(const struct reading *r)
+static int check_model(const struct tok_hf *r)
 {
     static const char *const empty[] = { "continuing_subword_prefix",
                                          "end_of_word_suffix" };
-    const char *type = text_of(r->model, "type");
+    const char *type = tok_hf_text(r->model, "type");
+    if (strcmp(type, "WordPiece") == 0 || strcmp(type, "Unigram") == 0)
+        return AT_OK;
     if (*type ? strcmp(type, "BPE") != 0
               : !json_is_array(json_object_get(r->model, "merges")))
-        return refuse(r, "model.type", type);
+        return tok_hf_refuse(r, "model.type", type);
     if (json_number_value(json_object_get(r->model, "dropout")) > 0)
-        return refuse(r, "model.dropout", "set");
+        return tok_hf_refuse(r, "model.dropout", "set");
     for (size_t i = 0; i < AT_COUNT(empty); i++)
-        if (*text_of(r->model, empty[i]))
-            return refuse(r, empty[i], text_of(r->model, empty[i]));
+        if (*tok_hf_text(r->model, empty[i]))
+            return tok_hf_refuse(r, empty[i], tok_hf_text(r->model, empty[i]));
     return AT_OK;
 }
 
@@ -67,7 +52,7 @@ static const char digits[] =
 
 /* Either ByteLevel with GPT-2's pattern, alone or behind Digits; or a Split by
  * the model's own pattern and then ByteLevel without one.                    */
-static int read_pattern(struct reading *r)
+static int read_pattern(struct tok_hf *r)
 {
     const json_t *pre = json_object_get(r->root, "pre_tokenizer");
     const json_t *list = json_object_get(pre, "pretokenizers");
@@ -76,27 +61,27 @@ static int read_pattern(struct reading *r)
     if (list) {
         size_t n = json_array_size(list);
         if (n == 0 || n > 2)
-            return refuse(r, "pre_tokenizer", "a sequence of other than two");
+            return tok_hf_refuse(r, "pre_tokenizer", "a sequence of other than two");
         last = json_array_get(list, n - 1);
         first = n == 2 ? json_array_get(list, 0) : NULL;
     }
-    if (strcmp(text_of(last, "type"), "ByteLevel") != 0)
-        return refuse(r, "pre_tokenizer", text_of(last, "type"));
-    if (is_true(last, "add_prefix_space"))
-        return refuse(r, "pre_tokenizer.add_prefix_space", "true");
-    type = text_of(first, "type");
+    if (strcmp(tok_hf_text(last, "type"), "ByteLevel") != 0)
+        return tok_hf_refuse(r, "pre_tokenizer", tok_hf_text(last, "type"));
+    if (tok_hf_true(last, "add_prefix_space"))
+        return tok_hf_refuse(r, "pre_tokenizer.add_prefix_space", "true");
+    type = tok_hf_text(first, "type");
     if (json_is_false(json_object_get(last, "use_regex"))) {
         const json_t *pattern = json_object_get(first, "pattern");
         regex = json_string_value(json_object_get(pattern, "Regex"));
-        if (strcmp(type, "Split") != 0 || !regex || is_true(first, "invert") ||
-            strcmp(text_of(first, "behavior"), "Isolated") != 0)
-            return refuse(r, "pre_tokenizer", first ? type : "no pattern");
+        if (strcmp(type, "Split") != 0 || !regex || tok_hf_true(first, "invert") ||
+            strcmp(tok_hf_text(first, "behavior"), "Isolated") != 0)
+            return tok_hf_refuse(r, "pre_tokenizer", first ? type : "no pattern");
         r->d->pattern = at_strdup(r->cx, r->work, regex);
         return r->d->pattern ? AT_OK : AT_ENOMEM;
     }
     if (first && (strcmp(type, "Digits") != 0 ||
-                  !is_true(first, "individual_digits")))
-        return refuse(r, "pre_tokenizer", type);
+                  !tok_hf_true(first, "individual_digits")))
+        return tok_hf_refuse(r, "pre_tokenizer", type);
     r->d->pattern = first ? digits : at_tok_gpt2_pattern;
     return AT_OK;
 }
@@ -118,40 +103,40 @@ static bool splits_nothing(const json_t *pre)
 
 /* How spaces become U+2581: by the normalizer, with one put before every part
  * (Llama 2) or none (Gemma), or by Metaspace, before the text (Mistral).       */
-static int read_spaces(struct reading *r)
+static int read_spaces(struct tok_hf *r)
 {
     const json_t *n = json_object_get(r->root, "normalizer");
     const json_t *pre = json_object_get(r->root, "pre_tokenizer");
     const json_t *list = json_object_get(n, "normalizers");
     const json_t *put = json_array_get(list, 0), *last = n;
-    const char *scheme = text_of(pre, "prepend_scheme");
+    const char *scheme = tok_hf_text(pre, "prepend_scheme");
     if (list)
         last = json_array_get(list, json_array_size(list) - 1);
     if (!n || json_is_null(n)) {
         if (!is_text(pre, "type", "Metaspace") ||
             !is_text(pre, "replacement", TOK_MARK))
-            return refuse(r, "pre_tokenizer", text_of(pre, "type"));
+            return tok_hf_refuse(r, "pre_tokenizer", tok_hf_text(pre, "type"));
         if (!json_is_false(json_object_get(pre, "split")) || !*scheme ||
             strcmp(scheme, "always") == 0)
-            return refuse(r, "pre_tokenizer.prepend_scheme", scheme);
+            return tok_hf_refuse(r, "pre_tokenizer.prepend_scheme", scheme);
         r->d->kind = strcmp(scheme, "first") == 0 ? &tok_spaced_first
                                                   : &tok_spaced_none;
         return AT_OK;
     }
     if (!marks_spaces(last) || json_array_size(list) > 2)
-        return refuse(r, "normalizer", text_of(last, "type"));
+        return tok_hf_refuse(r, "normalizer", tok_hf_text(last, "type"));
     if (pre && !json_is_null(pre) && !splits_nothing(pre))
-        return refuse(r, "pre_tokenizer", text_of(pre, "type"));
+        return tok_hf_refuse(r, "pre_tokenizer", tok_hf_text(pre, "type"));
     r->d->kind = &tok_spaced_none;
     if (json_array_size(list) < 2)
         return AT_OK;
     if (!is_text(put, "type", "Prepend") || !is_text(put, "prepend", TOK_MARK))
-        return refuse(r, "normalizer", text_of(put, "type"));
+        return tok_hf_refuse(r, "normalizer", tok_hf_text(put, "type"));
     r->d->kind = &tok_spaced_each;
     return AT_OK;
 }
 
-static int check_normalizer(struct reading *r)
+static int check_normalizer(struct tok_hf *r)
 {
     const json_t *n = json_object_get(r->root, "normalizer");
     const json_t *list = json_object_get(n, "normalizers");
@@ -161,18 +146,18 @@ static int check_normalizer(struct reading *r)
         r->d->kind = &tok_byte_bpe_nfc;
         return AT_OK;
     }
-    return refuse(r, "normalizer", text_of(n, "type"));
+    return tok_hf_refuse(r, "normalizer", tok_hf_text(n, "type"));
 }
 
 /* ---- pieces ------------------------------------------------------------------- */
 
-static int put_piece(struct reading *r, const json_t *id_json, const char *s,
+int tok_hf_put_piece(struct tok_hf *r, const json_t *id_json, const char *s,
                      size_t n, unsigned char type, const char *spelled)
 {
     json_int_t id = json_is_integer(id_json) ? json_integer_value(id_json)
                                              : -1;
     struct tok_draft *d = r->d;
-    if (id < 0 || (uint64_t)id >= d->n || (d->piece[id].s && type != TOK_SPECIAL))
+    if (id < 0 || (uint64_t)id >= d->n || (d->piece[id].s && !tok_special(type)))
         return at_fail(r->cx, AT_EFORMAT, "%s: '%.60s': the ids must be 0 to "
                        "%zu, each once", r->path, spelled, d->n - 1);
     if (n == 0 || n > TOK_PIECE_MAX)
@@ -184,9 +169,11 @@ static int put_piece(struct reading *r, const json_t *id_json, const char *s,
 }
 
 /* "<0x0A>" is that byte; else U+2581 stands for a space.                       */
-static unsigned char spell_spaced(const char *s, size_t n, char *y, size_t *n_y)
+unsigned char tok_hf_spell_spaced(const struct tok_hf *r, const char *s,
+                                  size_t n, char *y, size_t *n_y)
 {
     char *end;
+    (void)r;
     *n_y = 0;
     if (n == 6 && memcmp(s, "<0x", 3) == 0 && s[5] == '>') {
         unsigned long byte = strtoul(s + 3, &end, 16);
@@ -204,59 +191,66 @@ static unsigned char spell_spaced(const char *s, size_t n, char *y, size_t *n_y)
     return TOK_NORMAL;
 }
 
-static int read_vocab(struct reading *r, const json_t *vocab)
+/* What is not spelled in the alphabet can only be an added token.            */
+static unsigned char spell_bytes(const struct tok_hf *r, const char *s,
+                                 size_t n, char *y, size_t *n_y)
+{
+    if (tok_spell(&r->al, s, n, y, n_y))
+        return *n_y == 1 ? TOK_BYTE : TOK_NORMAL;
+    memcpy(y, s, n);
+    *n_y = n;
+    return TOK_TYPES;
+}
+
+static int read_vocab(struct tok_hf *r, const json_t *vocab)
 {
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)vocab, key, value) {
         size_t n = strlen(key), n_piece;
-        char *y = at_alloc(r->cx, r->work, n + 1);
+        char *y = at_alloc(r->cx, r->work, n + 2);
+        unsigned char type;
         int rc;
         if (!y)
             return AT_ENOMEM;
-        /* What is not spelled in the alphabet can only be an added token.    */
-        if (r->spaced) {
-            unsigned char type = spell_spaced(key, n, y, &n_piece);
-            rc = put_piece(r, value, y, n_piece, type, key);
-        } else if (!tok_spell(&r->al, key, n, y, &n_piece)) {
-            memcpy(y, key, n);
-            n_piece = n;
-            rc = put_piece(r, value, y, n_piece, TOK_TYPES, key);
-        } else {
-            rc = put_piece(r, value, y, n_piece,
-                           n_piece == 1 ? TOK_BYTE : TOK_NORMAL, key);
-        }
+        type = r->spell(r, key, n, y, &n_piece);
+        rc = tok_hf_put_piece(r, value, y, n_piece, type, key);
         if (rc < 0)
             return rc;
     }
     return AT_OK;
 }
 
-static int read_added(struct reading *r, const json_t *added)
+static unsigned char type_of_added(const json_t *t)
 {
-    static const char *const strips[] = { "lstrip", "rstrip", "single_word" };
+    bool left = tok_hf_true(t, "lstrip"), right = tok_hf_true(t, "rstrip");
+    return left && right ? TOK_SPECIAL_BOTH : left ? TOK_SPECIAL_LEFT
+           : right ? TOK_SPECIAL_RIGHT : TOK_SPECIAL;
+}
+
+static int read_added(struct tok_hf *r, const json_t *added)
+{
     size_t i;
     json_t *t;
     json_array_foreach(added, i, t) {
-        const char *content = text_of(t, "content");
+        const char *content = tok_hf_text(t, "content");
         char *copy = at_strdup(r->cx, r->work, content);
         int rc;
         if (!copy)
             return AT_ENOMEM;
-        for (size_t k = 0; k < AT_COUNT(strips); k++)
-            if (is_true(t, strips[k]))
-                return at_fail(r->cx, AT_EINVAL, "%s: added token '%.60s' has "
-                               "%s, which attune does not know", r->path,
-                               content, strips[k]);
-        rc = put_piece(r, json_object_get(t, "id"), copy, strlen(copy),
-                       TOK_SPECIAL, content);
+        if (tok_hf_true(t, "single_word"))
+            return at_fail(r->cx, AT_EINVAL, "%s: added token '%.60s' has "
+                           "single_word, which attune does not know", r->path,
+                           content);
+        rc = tok_hf_put_piece(r, json_object_get(t, "id"), copy, strlen(copy),
+                       type_of_added(t), content);
         if (rc < 0)
             return rc;
     }
     return AT_OK;
 }
 
-static int check_pieces(const struct reading *r)
+static int check_pieces(const struct tok_hf *r)
 {
     for (size_t i = 0; i < r->d->n; i++)
         if (!r->d->piece[i].s || r->d->type[i] == TOK_TYPES)
@@ -268,15 +262,17 @@ static int check_pieces(const struct reading *r)
 }
 
 /* The highest id of both lists is the last.                                  */
-static int read_pieces(struct reading *r)
+static int read_pieces(struct tok_hf *r)
 {
     const json_t *vocab = json_object_get(r->model, "vocab");
     const json_t *added = json_object_get(r->root, "added_tokens");
-    json_int_t most = (json_int_t)json_object_size(vocab) - 1;
+    json_int_t most = (json_int_t)(json_is_array(vocab)
+                                   ? json_array_size(vocab)
+                                   : json_object_size(vocab)) - 1;
     json_t *t;
     size_t i;
     int rc;
-    if (!json_is_object(vocab) || json_object_size(vocab) == 0)
+    if (most < 0 || (!json_is_object(vocab) && !r->list))
         return at_fail(r->cx, AT_EFORMAT, "%s: has no model.vocab", r->path);
     json_array_foreach(added, i, t) {
         json_int_t id = json_integer_value(json_object_get(t, "id"));
@@ -290,7 +286,7 @@ static int read_pieces(struct reading *r)
     r->d->type = at_alloc_n(r->cx, r->work, r->d->n, sizeof *r->d->type);
     if (!r->d->piece || !r->d->type)
         return AT_ENOMEM;
-    rc = read_vocab(r, vocab);
+    rc = r->list ? r->list(r, vocab) : read_vocab(r, vocab);
     if (rc == AT_OK)
         rc = read_added(r, added);
     return rc == AT_OK ? check_pieces(r) : rc;
@@ -298,7 +294,7 @@ static int read_pieces(struct reading *r)
 
 /* ---- merges --------------------------------------------------------------------- */
 
-static int merge_bad(const struct reading *r, size_t i)
+static int merge_bad(const struct tok_hf *r, size_t i)
 {
     return at_fail(r->cx, AT_EFORMAT, "%s: merge %zu is not two pieces that "
                    "make a third", r->path, i);
@@ -326,15 +322,15 @@ static bool halves(const json_t *m, struct tok_str half[2])
 }
 
 /* One half of a merge, in the pieces' bytes.                                  */
-static bool spell(const struct reading *r, const struct tok_str *half, char *y,
+static bool spell(const struct tok_hf *r, const struct tok_str *half, char *y,
                   size_t *n)
 {
     if (!r->spaced)
         return tok_spell(&r->al, half->s, half->n, y, n);
-    return spell_spaced(half->s, half->n, y, n) == TOK_NORMAL;
+    return tok_hf_spell_spaced(r, half->s, half->n, y, n) == TOK_NORMAL;
 }
 
-static int read_merge(struct reading *r, const json_t *m, size_t i,
+static int read_merge(struct tok_hf *r, const json_t *m, size_t i,
                       struct tok_merge *y)
 {
     char both[2 * TOK_PIECE_MAX];
@@ -352,7 +348,7 @@ static int read_merge(struct reading *r, const json_t *m, size_t i,
     return AT_OK;
 }
 
-static int read_merges(struct reading *r)
+static int read_merges(struct tok_hf *r)
 {
     const json_t *list = json_object_get(r->model, "merges");
     size_t n = json_array_size(list);
@@ -379,42 +375,50 @@ static int read_merges(struct reading *r)
 
 /* ---- ends of a text ---------------------------------------------------------------- */
 
-static int32_t special_id(const struct reading *r, const char *text)
+static int32_t special_id(const struct tok_hf *r, const char *text)
 {
     for (size_t i = r->d->n; *text && i-- > 0;)
-        if (r->d->type[i] == TOK_SPECIAL &&
+        if (tok_special(r->d->type[i]) &&
             r->d->piece[i].n == strlen(text) &&
             memcmp(r->d->piece[i].s, text, strlen(text)) == 0)
             return (int32_t)i;
     return AT_TOK_NONE;
 }
 
-/* The special token that a TemplateProcessing puts before a text.            */
-static const char *put_first(const json_t *post)
+/* The special token that a post-processor puts before a text, or behind it.   */
+static const char *put_at(const json_t *post, bool end)
 {
     const json_t *list = json_object_get(post, "processors"), *one;
-    const char *found;
+    const char *found, *type = tok_hf_text(post, "type");
     json_t *v;
     size_t i;
     json_array_foreach(list, i, v)
-        if (*(found = put_first(v)))
+        if (*(found = put_at(v, end)))
             return found;
-    if (strcmp(text_of(post, "type"), "TemplateProcessing") != 0)
+    if (strcmp(type, "BertProcessing") == 0 ||
+        strcmp(type, "RobertaProcessing") == 0) {
+        one = json_object_get(post, end ? "sep" : "cls");
+        found = json_string_value(json_array_get(one, 0));
+        return found ? found : "";
+    }
+    if (strcmp(type, "TemplateProcessing") != 0)
         return "";
-    one = json_array_get(json_object_get(post, "single"), 0);
-    return text_of(json_object_get(one, "SpecialToken"), "id");
+    list = json_object_get(post, "single");
+    one = json_array_get(list, end ? json_array_size(list) - 1 : 0);
+    return tok_hf_text(json_object_get(one, "SpecialToken"), "id");
 }
 
 /* "bos_token": a text, or an added token's object.                           */
 static const char *named(const json_t *config, const char *key)
 {
     const json_t *v = json_object_get(config, key);
-    return json_is_object(v) ? text_of(v, "content") : text_of(config, key);
+    return json_is_object(v) ? tok_hf_text(v, "content") : tok_hf_text(config, key);
 }
 
-static int read_ends(struct reading *r, const char *config_json)
+static int read_ends(struct tok_hf *r, const char *config_json)
 {
-    const char *first = put_first(json_object_get(r->root, "post_processor"));
+    const json_t *post = json_object_get(r->root, "post_processor");
+    const char *first = put_at(post, false), *last = put_at(post, true);
     json_t *config = NULL;
     if (config_json) {
         int rc = at_json_read(r->cx, config_json, FILE_MAX, &config);
@@ -426,6 +430,12 @@ static int read_ends(struct reading *r, const char *config_json)
                                      : "<|endoftext|>");
     if (!config && r->d->eos == AT_TOK_NONE)
         r->d->eos = special_id(r, "</s>");
+    if (special_id(r, last) != AT_TOK_NONE) {
+        r->d->eos = special_id(r, last);
+        r->d->traits |= TOK_ENDS;
+    }
+    if (r->d->kind == &tok_wordpiece)
+        r->d->unk = special_id(r, tok_hf_text(r->model, "unk_token"));
     r->d->pad = special_id(r, named(config, "pad_token"));
     /* GPT-2: the one token is both, and only ends texts.                     */
     if (!*first && (!config || special_id(r, named(config, "bos_token")) ==
@@ -437,19 +447,27 @@ static int read_ends(struct reading *r, const char *config_json)
 
 /* ---- all ------------------------------------------------------------------------------ */
 
-static int read_root(struct reading *r, const char *config_json)
+static int read_root(struct tok_hf *r, const char *config_json)
 {
+    const char *type = tok_hf_text(r->model, "type");
+    bool bert = strcmp(type, "WordPiece") == 0;
+    bool unigram = strcmp(type, "Unigram") == 0;
     int rc = check_model(r);
-    r->spaced = is_true(r->model, "byte_fallback");
-    if (rc == AT_OK && r->spaced)
+    r->spaced = tok_hf_true(r->model, "byte_fallback");
+    r->spell = r->spaced ? tok_hf_spell_spaced : spell_bytes;
+    if (rc == AT_OK && bert)
+        rc = tok_hf_wordpiece(r);
+    else if (rc == AT_OK && unigram)
+        rc = tok_hf_unigram(r);
+    else if (rc == AT_OK && r->spaced)
         rc = read_spaces(r);
     else if (rc == AT_OK)
         rc = check_normalizer(r);
-    if (rc == AT_OK && !r->spaced)
+    if (rc == AT_OK && !r->spaced && !bert && !unigram)
         rc = read_pattern(r);
     if (rc == AT_OK)
         rc = read_pieces(r);
-    if (rc == AT_OK)
+    if (rc == AT_OK && !bert && !unigram)
         rc = read_merges(r);
     if (rc == AT_OK)
         rc = read_ends(r, config_json);
@@ -461,9 +479,10 @@ int at_tok_load_hf(struct at_ctx *cx, struct at_arena *a,
                    struct at_tok **tok)
 {
     struct tok_draft d = { .kind = &tok_byte_bpe, .bos = AT_TOK_NONE,
-                           .eos = AT_TOK_NONE, .pad = AT_TOK_NONE };
+                           .eos = AT_TOK_NONE, .pad = AT_TOK_NONE,
+                           .unk = AT_TOK_NONE };
     struct at_arena work = { 0 };
-    struct reading r = { .cx = cx, .work = &work, .path = tokenizer_json,
+    struct tok_hf r = { .cx = cx, .work = &work, .path = tokenizer_json,
                          .d = &d };
     json_t *root;
     int rc = at_json_read(cx, tokenizer_json, FILE_MAX, &root);
@@ -473,10 +492,10 @@ int at_tok_load_hf(struct at_ctx *cx, struct at_arena *a,
     r.model = json_object_get(root, "model");
     tok_alphabet_init(&r.al);
     rc = read_root(&r, config_json);
-    if (rc == AT_OK && is_true(r.model, "ignore_merges") &&
+    if (rc == AT_OK && tok_hf_true(r.model, "ignore_merges") &&
         d.kind != &tok_byte_bpe)
-        rc = refuse(&r, "model.ignore_merges", "true");
-    else if (rc == AT_OK && is_true(r.model, "ignore_merges"))
+        rc = tok_hf_refuse(&r, "model.ignore_merges", "true");
+    else if (rc == AT_OK && tok_hf_true(r.model, "ignore_merges"))
         d.kind = &tok_byte_bpe_words;
     if (rc == AT_OK && (rc = tok_draft_open(cx, a, &d, tok)) < 0)
         at_note(cx, rc, "reading %s", tokenizer_json);

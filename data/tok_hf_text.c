@@ -23,14 +23,20 @@ static void add_piece(struct at_text *t, const uint32_t point[256],
 static void add_added(struct at_text *t, const struct at_tok *tok)
 {
     const char *comma = "";
+    bool left, right;
     at_text_addf(t, "\"added_tokens\":[");
     for (size_t i = 0; i < tok->n; i++) {
-        if (tok->type[i] != TOK_SPECIAL)
+        if (!tok_special(tok->type[i]))
             continue;
         at_text_addf(t, "%s\n{\"id\":%zu,\"content\":", comma, i);
         at_text_json(t, tok->piece[i].s, tok->piece[i].n);
-        at_text_addf(t, ",\"single_word\":false,\"lstrip\":false,\"rstrip\":"
-                     "false,\"normalized\":false,\"special\":true}");
+        left = tok->type[i] == TOK_SPECIAL_LEFT ||
+               tok->type[i] == TOK_SPECIAL_BOTH;
+        right = tok->type[i] == TOK_SPECIAL_RIGHT ||
+                tok->type[i] == TOK_SPECIAL_BOTH;
+        at_text_addf(t, ",\"single_word\":false,\"lstrip\":%s,\"rstrip\":%s,"
+                     "\"normalized\":false,\"special\":true}",
+                     left ? "true" : "false", right ? "true" : "false");
         comma = ",";
     }
     at_text_addf(t, "],\n\"normalizer\":%s,\n", tok->kind->nfc
@@ -54,13 +60,29 @@ static void add_pattern(struct at_text *t, const struct at_tok *tok)
                  LEVEL "false}]},\n");
 }
 
-/* bos before every text, where it is not eos.                                */
+static void add_token(struct at_text *t, const struct at_tok *tok,
+                      const char *name, int32_t id)
+{
+    at_text_addf(t, ",\"%s\":[", name);
+    at_text_json(t, tok->piece[id].s, tok->piece[id].n);
+    at_text_addf(t, ",%d]", id);
+}
+
+/* bos before every text, where it is not eos; with eos behind it, RoBERTa's.   */
 static void add_post(struct at_text *t, const struct at_tok *tok)
 {
     const struct tok_str *bos;
     at_text_addf(t, "\"post_processor\":");
     if (tok->bos == AT_TOK_NONE || tok->bos == tok->eos) {
         at_text_addf(t, LEVEL "true},\n");
+        return;
+    }
+    if (at_tok_ends(tok)) {
+        at_text_addf(t, "{\"type\":\"RobertaProcessing\",\"trim_offsets\":true,"
+                     "\"add_prefix_space\":false");
+        add_token(t, tok, "sep", tok->eos);
+        add_token(t, tok, "cls", tok->bos);
+        at_text_addf(t, "},\n");
         return;
     }
     bos = &tok->piece[tok->bos];
@@ -90,7 +112,7 @@ static void add_model(struct at_text *t, const struct at_tok *tok)
                  tok->kind->whole_words ? "true" : "false");
     for (size_t i = 0; i < tok->n; i++) {
         at_text_addf(t, i ? ",\n" : "\n");
-        if (tok->type[i] == TOK_SPECIAL)
+        if (tok_special(tok->type[i]))
             at_text_json(t, tok->piece[i].s, tok->piece[i].n);
         else
             add_piece(t, point, &tok->piece[i]);

@@ -30,7 +30,7 @@ static bool joins(const struct at_tok *t, uint32_t left, uint32_t right,
 {
     const struct tok_str *l, *r, *y;
     if (left >= t->n || right >= t->n || into >= t->n ||
-        t->type[left] == TOK_SPECIAL || t->type[right] == TOK_SPECIAL ||
+        tok_special(t->type[left]) || tok_special(t->type[right]) ||
         t->type[into] != TOK_NORMAL)
         return false;
     l = &t->piece[left];
@@ -321,7 +321,8 @@ const struct tok_kind tok_spaced_none = SPACED(6, TOK_DUMMY_NONE);
 
 static const struct tok_kind *const kinds[] = {
     &tok_byte_bpe, &tok_byte_bpe_words, &tok_byte_bpe_nfc, &tok_llama2c,
-    &tok_scored_each, &tok_scored_none, &tok_spaced_each, &tok_spaced_first, &tok_spaced_none
+    &tok_scored_each, &tok_scored_none, &tok_spaced_each, &tok_spaced_first, &tok_spaced_none,
+    &tok_wordpiece, &tok_unigram
 };
 
 const struct tok_kind *tok_kind_find(uint32_t code)

@@ -10,6 +10,9 @@
  *               bytes of a word are merged by rank.  Every byte string is
  *               encoded and decodes to itself; bytes that are not UTF-8 form
  *               words of their own, one for each run of them.
+ *   "wordpiece" BERT's: text is simplified, words are taken apart from their
+ *               beginning, what cannot be is one unknown token.  Decoding
+ *               gives words between single spaces.
  *   "llama2c"   SentencePiece BPE as llama2.c's tokenizer.bin holds it: a
  *               space is put before the text, characters are merged by
  *               score, what has no piece becomes byte tokens.
@@ -122,6 +125,8 @@ size_t at_tok_size(const struct at_tok *tok);       /* ids are 0 .. size-1   */
 int32_t at_tok_bos(const struct at_tok *tok);       /* or AT_TOK_NONE        */
 int32_t at_tok_eos(const struct at_tok *tok);
 int32_t at_tok_pad(const struct at_tok *tok);
+/* Whether its own file has every text end with eos (BERT, RoBERTa).           */
+bool at_tok_ends(const struct at_tok *tok);
 /* The special token with this text, or AT_TOK_NONE.                          */
 int32_t at_tok_special(const struct at_tok *tok, const char *text);
 bool at_tok_is_special(const struct at_tok *tok, int32_t id);

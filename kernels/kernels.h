@@ -37,7 +37,8 @@ enum at_act { AT_RELU, AT_GELU_TANH, AT_GELU_ERF, AT_SILU, AT_TANH };
 /* Where attention reads and writes.  Token n of N = B*T stands in row n/T; it
  * sees tokens first[n] .. n (both within its row): causal, and blind to other
  * documents packed into the row; with a window only the last `window` of them,
- * itself included.  q,k,v,y and their gradients are read with row strides
+ * itself included.  With `both` it sees its whole text, backwards and forwards:
+all tokens of its row with its first, which do not fall.  q,k,v,y and their gradients are read with row strides
  * (in elements), so that slices of one fused buffer work; head h of q starts
  * at column h*K and reads key/value head h / (H/G).                          */
 struct at_attn {
@@ -52,6 +53,7 @@ struct at_attn {
                                      * each of these tokens only, and B is 1;
                                      * NULL: for all.  Forward, and cached    */
     size_t n_at;
+    bool both;                      /* whole texts; neither window nor seen   */
 };
 
 /* How many queries there are in a row, and the token of query i.             */
@@ -70,6 +72,20 @@ static inline size_t at_attn_from(const struct at_attn *a, size_t n)
 {
     size_t from = (size_t)a->first[n];
     return a->window && n - from >= a->window ? n + 1 - a->window : from;
+}
+
+/* The last token that token n sees.                                          */
+static inline size_t at_attn_to(const struct at_attn *a, size_t n)
+{
+    size_t to = n, end = (n / a->T + 1) * a->T;
+    while (a->both && end - to > 1) {
+        size_t mid = to + (end - to) / 2;
+        if (a->first[mid] == a->first[n])
+            to = mid;
+        else
+            end = mid;
+    }
+    return to;
 }
 
 /* The same in a cache row, where the first is 0.                             */

@@ -148,14 +148,15 @@ const struct at_key at_keys[] = {
               "take turns." },
 
     { "objective", CHOICE("lm|sft|dpo|ipo|simpo|orpo|kto|reward|regression|binary|"
-                          "rloo|grpo|ppo|distil", "lm"),
+                          "classify|rloo|grpo|ppo|distil", "lm"),
       .also = "loss task stage",
       .help = "lm: learn every token; sft: learn the tokens whose role in the "
               "dataset says so (answers, not questions); dpo, ipo, simpo, "
               "orpo: learn from preferences; kto: from answers that are desirable "
               "or not; reward: a reward model from "
               "preferences (Bradley-Terry); regression, binary: a reward model "
-              "from scores, or from labels 0 and 1; rloo, grpo, ppo: towards a "
+              "from scores, or from labels 0 and 1; classify: a label a text "
+              "(attune data --label), of encoders and decoders; rloo, grpo, ppo: towards a "
               "palette, by texts that the model draws itself; distil: towards "
               "a palette, by a dataset of draws (`attune rollout`)." },
     { "align.beta", REAL(1e-9, 1e9, "0.1"),

@@ -409,13 +409,13 @@ static int32_t *some(struct bed *t, size_t N, size_t *n)
 
 static void attention_once(struct bed *t, size_t B, size_t T, size_t H,
                            size_t G, size_t K, bool packed, bool unseen,
-                           size_t window)
+                           size_t window, bool both)
 {
     size_t N = B * T;
     struct at_attn a = {
         B, T, H, G, K, H * K + 3, G * K + 1, G * K + 2, H * K + 5,
         (float)(1 / sqrt((double)K)), segments(t, B, T, packed), window,
-        unseen ? draw(t, N, 1) : NULL, NULL, 0,
+        unseen ? draw(t, N, 1) : NULL, NULL, 0, both,
     };
     float *q = draw(t, N * a.ld_q, 2), *k = draw(t, N * a.ld_k, 1);
     float *v = draw(t, N * a.ld_v, 1), *dy = draw(t, N * a.ld_y, 1);
@@ -451,11 +451,12 @@ static void check_attention(struct bed *t)
         { 1, 20, 2, 1, 256 }, { 1, 66, 2, 2, 100 },
     };
     for (size_t s = 0; s < AT_COUNT(shape); s++)
-        for (int i = 0; i < 8; i++) {
-            static const size_t window[] = { 0, 1, 9, 70 };
+        for (int i = 0; i < 10; i++) {
+            static const size_t window[] = { 0, 1, 9, 70, 0 };
+            bool both = i >= 8;
             attention_once(t, shape[s][0], shape[s][1], shape[s][2],
-                           shape[s][3], shape[s][4], i % 2, i / 2 % 2,
-                           window[i / 2]);
+                           shape[s][3], shape[s][4], i % 2,
+                           i / 2 % 2 && !both, window[i / 2], both);
         }
 }
 
@@ -477,7 +478,8 @@ static void check_cached(struct bed *t)
         for (int call = 0; call < 6; call++) {
             size_t N = call == 0 ? MOST : 5;
             struct at_attn a = { 1, N, H, G, K, H * K + 2, G * K, G * K + 1,
-                                 H * K, 0.3f, NULL, s % 2 ? 7 : 0, NULL, NULL, 0 };
+                                 H * K, 0.3f, NULL, s % 2 ? 7 : 0, NULL, NULL, 0,
+                                 false };
             int32_t row[MOST], pos[MOST];
             float *q = draw(t, N * a.ld_q, 1), *k = draw(t, N * a.ld_k, 1);
             float *v = draw(t, N * a.ld_v, 1);
@@ -891,7 +893,7 @@ static void nan_in_attention(struct bed *t, size_t bad)
     enum { T = 80, K = 20 };
     int32_t first[T] = { 0 };
     struct at_attn a = { 1, T, 1, 1, K, K, K, K, K, 0.2f, first, 0, NULL, NULL,
-                         0 };
+                         0, false };
     for (int which = 0; which < 3; which++) {
         float *x[3], *y = blank(t, T * K), *lse = blank(t, T);
         float *dq = blank(t, T * K), *dk = blank(t, T * K), *dv = blank(t, T * K);

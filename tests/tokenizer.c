@@ -825,7 +825,7 @@ static void nonsense_is_refused(void **state)
     enum { N = 520, MERGES = 263, LENGTHS = 64, MERGE = LENGTHS + 4 * N,
            TYPE = MERGE + 12 * MERGES, PATTERN = TYPE + N };
     static const struct { size_t at; uint32_t v; const char *why; } bad[] = {
-        { 16, 2, "version" }, { 20, 1, "reserved" }, { 24, 9, "kind" },
+        { 16, 2, "version" }, { 20, 1, "traits" }, { 52, 99, "traits" }, { 24, 99, "kind" },
         { 24, 2, "size" }, { 28, N - 1, "size" }, { 32, MERGES + 1, "size" },
         { 36, 5000, "range" }, { 40, N, "bos" }, { 44, 300, "eos" },
         { 48, (uint32_t)-2, "pad" }, { 56, 1, "size" }, { 60, 1, "range" },

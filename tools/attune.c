@@ -4,6 +4,7 @@
 const struct cmd *const cmds[] = {
     &cmd_train, &cmd_resume, &cmd_plan, &cmd_replay, &cmd_data, &cmd_inspect,
     &cmd_tokenizer, &cmd_tokenize, &cmd_import, &cmd_generate, &cmd_eval,
+    &cmd_classify,
     &cmd_analyze, &cmd_drop, &cmd_prune, &cmd_rollout, &cmd_compare, &cmd_palette,
     &cmd_worker, &cmd_offload_keys, &cmd_offload_serve, &cmd_offload_status,
     &cmd_users,

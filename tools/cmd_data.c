@@ -18,6 +18,7 @@ enum { DRY = 1000 };            /* samples of a dry run                       */
 
 struct data_args {
     const char *tokenizer, *template, *completion, *columns, *separator, *chat;
+    const char *label;
     int64_t max_length, threads, limit;
     double validation, max_cut;
     bool skip_bad, dedup, dry_run, quiet;
@@ -38,6 +39,8 @@ static const struct opt data_opts[] = {
       "a number of every sample to keep as its score; may be given again" },
     { "--columns", OPT_TEXT, offsetof(struct data_args, columns), "NAMES",
       "names of the columns of tables that have no header: text,label" },
+    { "--label", OPT_TEXT, offsetof(struct data_args, label), "KEY",
+      "what classes a sample (objective: classify): a text, number or boolean" },
     { "--separator", OPT_TEXT, offsetof(struct data_args, separator), "TEXT",
       "what ends a document in plain text" },
     { "--max-length", OPT_INT, offsetof(struct data_args, max_length), "N",
@@ -115,6 +118,8 @@ static void print_stats(const char *out, const struct at_data_stats *s)
     if (s->duplicates)
         printf("  duplicates   %llu samples left out\n",
                (unsigned long long)s->duplicates);
+    if (s->labels[0])
+        printf("  labels       %s\n", s->labels);
     if (s->cut)
         printf("  cut          %llu samples lost %llu tokens at their end\n",
                (unsigned long long)s->cut, (unsigned long long)s->cut_tokens);
@@ -240,7 +245,7 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
         .max_length = (size_t)a->max_length, .validation = a->validation,
         .max_cut = a->max_cut, .skip_bad = a->skip_bad, .dedup = a->dedup,
         .limit = (uint64_t)a->limit,
-        .scores = a->scores.s, .n_scores = a->scores.n,
+        .scores = a->scores.s, .n_scores = a->scores.n, .label = a->label,
     };
     struct at_tok *tok;
     int rc = o.inputs ? check_args(cx, a) : AT_ENOMEM;
@@ -282,6 +287,15 @@ static void inspect_defaults(void *args)
     ((struct inspect_args *)args)->document = -1;
 }
 
+static void print_label(const struct at_data *d, size_t i)
+{
+    uint64_t n = 0;
+    for (uint64_t k = 0; k < d->n_docs; k++)
+        n += d->label[k] == i;
+    printf("  label        %s: %llu documents\n", d->label_name[i],
+           (unsigned long long)n);
+}
+
 static void print_score(const struct at_data *d, size_t i)
 {
     double sum = 0, least = INFINITY, most = -INFINITY;
@@ -316,6 +330,8 @@ static int inspect_dataset(struct at_ctx *cx, const struct inspect_args *a,
                d->preference ? ", the first chosen over the second" : "");
     for (size_t i = 0; i < d->n_scores; i++)
         print_score(d, i);
+    for (size_t i = 0; i < d->n_labels; i++)
+        print_label(d, i);
     printf("sources (path, hash, bytes):\n%s", d->sources);
     if (a->document >= 0)
         rc = show_document(cx, d, (uint64_t)a->document, a->all_roles);

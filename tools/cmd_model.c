@@ -385,12 +385,33 @@ static int eval_text(struct at_ctx *cx, const struct eval_args *a,
     return rc == AT_OK ? at_infer_text(cx, in, text, n, sum) : rc;
 }
 
+/* Of labels, or of numbers: these are how far off, squared.                   */
+static void print_verdicts(const struct eval_args *a,
+                           const struct at_eval_sum *sum, double mean,
+                           double se, size_t width)
+{
+    if (!sum->o.table) {
+        printf(a->json ? "{\"squared_error\": %.17g, \"standard_error\": %.17g, "
+                         "\"texts\": %llu}\n"
+                       : "mean squared error %.6f \u00B1 %.6f, %llu texts\n",
+               mean, se, (unsigned long long)sum->n);
+        return;
+    }
+    printf(a->json ? "{\"loss\": %.17g, \"standard_error\": %.17g, "
+                     "\"accuracy\": %.17g, \"f1\": %.17g, \"texts\": %.0f}\n"
+                   : "loss %.6f \u00B1 %.6f, accuracy %.4f, F1 %.4f, %.0f "
+                     "texts\n",
+           mean, se, sum->o.right / sum->o.pairs,
+           at_f1(sum->o.table, width), sum->o.pairs);
+}
+
 static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
 {
     const struct eval_args *a = args;
     struct at_eval_sum sum = { 0 };
     struct at_infer *in;
     double mean, se, capacity = NAN;
+    size_t width;
     int rc;
     (void)pos;
     (void)n;
@@ -411,6 +432,7 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
     if (rc == AT_OK)
         capacity = at_metrics_share_mean(in->st->eval.gauge,
                                          in->st->eval.n_gauges);
+    width = in->m->d.value;
     at_infer_close(in);
     if (rc < 0)
         return rc;
@@ -418,6 +440,10 @@ static int eval(struct at_ctx *cx, const void *args, char *const *pos, int n)
         return at_fail(cx, AT_EINVAL, "there is no token to measure");
     mean = sum.ce / (double)sum.n;
     se = sqrt(fmax(0, sum.ce2 / (double)sum.n - mean * mean) / (double)sum.n);
+    if (sum.o.table || (sum.o.pairs == 0 && width)) {
+        print_verdicts(a, &sum, mean, se, width);
+        return AT_OK;
+    }
     if (sum.o.pairs > 0) {
         printf(a->json ? "{\"loss\": %.17g, \"standard_error\": %.17g, "
                          "\"accuracy\": %.17g, \"pairs\": %.0f}\n"

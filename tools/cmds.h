@@ -8,8 +8,9 @@
 
 extern const struct cmd cmd_train, cmd_resume, cmd_plan, cmd_replay, cmd_data,
     cmd_inspect, cmd_tokenizer, cmd_tokenize, cmd_import, cmd_generate,
-    cmd_eval, cmd_analyze, cmd_drop, cmd_prune, cmd_rollout, cmd_compare, cmd_palette,
-    cmd_merge, cmd_soup, cmd_export, cmd_report, cmd_recipe_show, cmd_recipe_check, cmd_recipe_keys,
+    cmd_eval, cmd_classify, cmd_analyze, cmd_drop, cmd_prune, cmd_rollout,
+    cmd_compare, cmd_palette, cmd_merge, cmd_soup, cmd_export, cmd_report,
+    cmd_recipe_show, cmd_recipe_check, cmd_recipe_keys,
     cmd_recipe_docs, cmd_doctor, cmd_worker, cmd_offload_keys,
     cmd_offload_serve, cmd_offload_status, cmd_users;
 

@@ -1,5 +1,5 @@
 /* Measuring what is not trained on, and saying what was measured. */
-#include "train/run.h"
+#include "train/job.h"
 
 #include <math.h>
 #include <string.h>
@@ -103,18 +103,25 @@ static int mean_loss(struct at_job *j, struct at_eval_sum *sum,
 {
     uint64_t most = (uint64_t)at_recipe_int(j->r, "eval.batches");
     const struct at_batch *b;
-    *sum = (struct at_eval_sum){ 0 };
+    int rc = AT_OK;
+    *sum = (struct at_eval_sum){ .o.table = j->table };
+    if (j->table)
+        memset(j->table, 0, j->d.value * j->d.value * sizeof *j->table);
     at_step_eval_begin(j->st);
     at_loader_seek(j->eval, (struct at_cursor){ 0 });
+    at_job_use_scores(j, AT_VALIDATION);
     for (uint64_t n = 0; most == 0 || n < most; n++) {
-        int rc = at_loader_next(j->cx, j->eval, &b);
+        rc = at_loader_next(j->cx, j->eval, &b);
         if (rc < 0)
-            return at_note(j->cx, rc, "reading the validation data");
+            break;
         at_step_eval(j->st, b, sum);
         *tokens += b->n_tokens;
         if (b->last)
             break;
     }
+    at_job_use_scores(j, AT_TRAIN);
+    if (rc < 0)
+        return at_note(j->cx, rc, "reading the validation data");
     if (sum->n == 0)
         return at_fail(j->cx, AT_EINVAL, "the validation documents have no "
                        "token to measure");
@@ -176,7 +183,7 @@ int at_evaluate(struct at_job *j, bool *best)
 {
     struct at_eval_sum sum;
     struct at_step_result means = { 0 };
-    char right[32] = "";
+    char right[64] = "";
     double start = at_now_s(), loss;
     struct at_metrics_row row = { .step = j->s.step, .eval = true,
                                   .all_tokens = j->s.tokens };
@@ -213,6 +220,9 @@ int at_evaluate(struct at_job *j, bool *best)
     if (isfinite(means.accuracy))
         snprintf(right, sizeof right, sum.texts ? ", %.1f %% of answers exact"
                  : ", accuracy %.1f %%", 100 * means.accuracy);
+    if (sum.o.table)
+        snprintf(right + strlen(right), sizeof right - strlen(right),
+                 ", F1 %.3f", at_f1(sum.o.table, j->d.value));
     if (isfinite(means.kl))
         snprintf(right, sizeof right, ", KL %.3f nats", means.kl);
     at_job_say(j, "step %llu: validation loss %.4f \u00B1 %.4f%s%s",

@@ -16,7 +16,7 @@
 struct at_hf_family;
 
 /* The family of a config.json, and what it says as our description.  path is
- * named in messages.                                                         */
+ * named in messages.  Names of labels live in cx->run.                       */
 int at_hf_read_config(struct at_ctx *cx, const char *path,
                       const json_t *config, const struct at_hf_family **f,
                       struct at_decoder *d);
@@ -26,7 +26,11 @@ int at_hf_make_config(struct at_ctx *cx, const struct at_hf_family *f,
 /* The row of a description; an error if the family has none.                 */
 int at_hf_family(struct at_ctx *cx, const struct at_decoder *d,
                  const struct at_hf_family **f);
-const char *at_hf_architecture(const struct at_hf_family *f);
+/* A head of n labels without names: LABEL_0 ..., or one number.               */
+int at_hf_plain_labels(struct at_ctx *cx, size_t n, struct at_decoder *d);
+/* What config.json says of a model with a value: architecture and labels.    */
+int at_hf_put_labels(struct at_ctx *cx, const struct at_hf_family *f,
+                     const struct at_decoder *d, json_t *config);
 
 /* Where a param lies in Hugging Face's tensors: row r of ours is row
  * at_hf_row(p, r) of the tensor `name`, which has `rows` rows in all.        */
@@ -45,8 +49,12 @@ bool at_hf_place(const struct at_hf_family *f, const struct at_decoder *d,
                  const char *name, const struct at_shape *shape,
                  struct at_hf_place *p);
 size_t at_hf_row(const struct at_hf_place *p, size_t r);
-/* Tensors that hold nothing to learn: a mask, a table of frequencies.        */
-bool at_hf_ignores(const struct at_decoder *d, const char *tensor);
+/* Tensors that hold nothing to learn: a mask, a table of frequencies; and those
+ * of heads that are left out.                                                */
+bool at_hf_ignores(const struct at_hf_family *f, const struct at_decoder *d,
+                   const char *tensor);
+/* Only the latter.                                                           */
+bool at_hf_leaves(const struct at_hf_family *f, const char *tensor);
 /* The tensor's name, or without the prefix that some files leave out.        */
 const struct at_st_tensor *at_hf_find(const struct at_hf_family *f,
                                       const struct at_st *st,

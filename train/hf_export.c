@@ -63,6 +63,27 @@ static int place_of(const struct export *e, const struct at_param *p,
                    p->val.name, desc(e)->family);
 }
 
+/* Theirs has no bias on a text's numbers.                                    */
+static int no_bias(const struct export *e, const struct at_param *p)
+{
+    const at_real *b = p->val.data;
+    size_t n = strcmp(p->val.name, "value.bias") == 0
+                   ? at_shape_count(&p->val.shape) : 0;
+    for (size_t i = 0; i < n; i++)
+        if (b[i] != 0)
+            return at_fail(e->cx, AT_EINVAL, "%s was trained to %g, and the "
+                           "family %s has no bias there: it cannot be exported",
+                           p->val.name, (double)b[i], desc(e)->family);
+    return AT_OK;
+}
+
+/* Whether a param goes into a tensor of theirs.                               */
+static bool goes(const struct export *e, const struct at_param *p)
+{
+    return !at_adapter_owns(p->val.name) &&
+           (desc(e)->both || strcmp(p->val.name, "value.bias") != 0);
+}
+
 /* Params that share a tensor of theirs follow each other closely.            */
 static int list_tensors(struct export *e)
 {
@@ -73,8 +94,12 @@ static int list_tensors(struct export *e)
     for (size_t i = 0; i < ps->n; i++) {
         struct out *o = &e->out[e->n];
         int rc;
-        if (at_adapter_owns(ps->p[i]->val.name))
+        if (!goes(e, ps->p[i])) {
+            rc = no_bias(e, ps->p[i]);
+            if (rc < 0)
+                return rc;
             continue;
+        }
         rc = place_of(e, ps->p[i], &o->place);
         if (rc < 0)
             return rc;
@@ -140,7 +165,7 @@ static int put_tensor(struct export *e, struct at_st_writer *w,
     int rc = at_grow(e->cx, &e->x, &e->cap, n, sizeof *e->x);
     for (size_t i = 0; i < ps->n && rc == AT_OK; i++) {
         struct at_hf_place p;
-        if (at_adapter_owns(ps->p[i]->val.name))
+        if (!goes(e, ps->p[i]))
             continue;
         rc = place_of(e, ps->p[i], &p);
         if (rc < 0 || strcmp(p.name, o->t.name) != 0)
@@ -249,6 +274,9 @@ static int write_config(struct export *e, const char *dir)
         if (rc == AT_OK && (rc = set_ids(e, config)) < 0)
             json_decref(config);
     }
+    if (rc == AT_OK && desc(e)->value &&
+        (rc = at_hf_put_labels(e->cx, e->family, desc(e), config)) < 0)
+        json_decref(config);
     if (rc < 0)
         return rc;
     json_object_set_new(config, json_object_get(config, "dtype")
@@ -332,7 +360,9 @@ static int write_folder(struct at_ctx *cx, void *self, const char *dir)
     (void)cx;
     if (rc == AT_OK)
         rc = write_files(e, dir);
-    return rc == AT_OK && !desc(e)->value ? certify(e, dir) : rc;
+    /* What judges or only reads has no logits to compare.                    */
+    return rc == AT_OK && !desc(e)->value && !desc(e)->both ? certify(e, dir)
+                                                            : rc;
 }
 
 int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
@@ -349,10 +379,7 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
     if (rc < 0)
         return rc;
     e.in = in;
-    if (in->m->d.value)
-        rc = at_fail(cx, AT_EINVAL, "%s is a reward model; only models that "
-                     "write text can be exported so far", path);
-    else if (in->m->adapters.n && !o->merge)
+    if (in->m->adapters.n && !o->merge)
         rc = at_fail(cx, AT_EINVAL, "%s is an adapter: add --merge, or export "
                      "it by itself with --format peft", path);
     if (rc == AT_OK && (in->m->d.no_attn || in->m->d.no_mlp))

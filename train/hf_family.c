@@ -28,7 +28,8 @@ static int read_act(struct at_ctx *cx, const char *path, const char *key,
 static int read_number(struct at_ctx *cx, const char *path,
                        const struct key *k, const json_t *v, double *x)
 {
-    bool whole = k->type == KEY_SIZE;
+    bool whole = k->type == KEY_SIZE || k->type == KEY_PAD ||
+                 k->type == KEY_POSITIONS;
     if (json_is_null(v) && k->nullable)
         *x = 0;
     else if (!v || (json_is_null(v) && !isnan(k->absent)))
@@ -64,6 +65,14 @@ static int read_key(struct at_ctx *cx, const char *path, const struct key *k,
     case KEY_REAL: memcpy(at, &x, sizeof x); break;
     case KEY_RSQRT: x = 1 / sqrt(x); memcpy(at, &x, sizeof x); break;
     case KEY_BOOL: { bool b = x != 0; memcpy(at, &b, sizeof b); break; }
+    case KEY_PAD: d->pos_from = (size_t)x + 1; break;
+    case KEY_POSITIONS:
+        if (x <= (double)d->pos_from)
+            return at_fail(cx, AT_EINVAL, "%s: %s is %g; the first %zu are not "
+                           "used, and none is left", path, k->name, x,
+                           d->pos_from);
+        d->P = (size_t)x - d->pos_from;
+        break;
     case KEY_BIAS:
         d->bias = x != 0 ? d->bias | (unsigned)k->at
                          : d->bias & ~(unsigned)k->at;
@@ -194,6 +203,100 @@ static int unknown(struct at_ctx *cx, const char *path, const char *type)
                    "are %s", path, type, list);
 }
 
+/* ---- labels --------------------------------------------------------------------- */
+
+static const char *const problems[] = {
+    [AT_NUMBERS] = "regression", [AT_ONE_LABEL] = "single_label_classification",
+    [AT_MANY_LABELS] = "multi_label_classification",
+};
+
+/* id2label {"0": "bad", ..} as names by number.                               */
+static int read_names(struct at_ctx *cx, const char *path, const json_t *ids,
+                      struct at_decoder *d)
+{
+    const char **name = at_alloc_n(cx, &cx->run, d->value, sizeof *name);
+    d->labels = name;
+    for (size_t i = 0; name && i < d->value; i++) {
+        char key[24];
+        const json_t *v;
+        snprintf(key, sizeof key, "%zu", i);
+        v = json_object_get(ids, key);
+        if (ids && (!json_is_string(v) ||
+                    strchr(json_string_value(v), '\n')))
+            return at_fail(cx, AT_EINVAL, "%s: id2label has no name for %zu of "
+                           "%zu labels", path, i, d->value);
+        name[i] = ids ? at_strdup(cx, &cx->run, json_string_value(v))
+                      : at_sprintf(cx, &cx->run, "LABEL_%zu", i);
+        if (!name[i])
+            return AT_ENOMEM;
+    }
+    return name ? AT_OK : AT_ENOMEM;
+}
+
+static void describe_labels(struct at_decoder *d, size_t n)
+{
+    d->value = n;
+    d->value_plain = !d->both;
+    d->value_open = true;
+    d->problem = n == 1 ? AT_NUMBERS : AT_ONE_LABEL;
+}
+
+int at_hf_plain_labels(struct at_ctx *cx, size_t n, struct at_decoder *d)
+{
+    if (n < 1 || n > 1 << 20)
+        return at_fail(cx, AT_EFORMAT, "a head of %zu labels is none", n);
+    describe_labels(d, n);
+    return read_names(cx, "", NULL, d);
+}
+
+/* What a ...ForSequenceClassification says of a text.                         */
+static int read_labels(struct at_ctx *cx, const char *path, const json_t *c,
+                       struct at_decoder *d)
+{
+    const json_t *ids = json_object_get(c, "id2label");
+    const json_t *n = json_object_get(c, "num_labels");
+    const char *is = json_string_value(json_object_get(c, "problem_type"));
+    size_t count = json_is_object(ids) ? json_object_size(ids)
+                   : json_is_integer(n) && json_integer_value(n) > 0
+                   ? (size_t)json_integer_value(n) : 2;
+    describe_labels(d, count);
+    for (size_t i = 0; is && i < AT_COUNT(problems); i++)
+        if (strcmp(is, problems[i]) == 0)
+            d->problem = (enum at_problem)i;
+    return read_names(cx, path, json_is_object(ids) ? ids : NULL, d);
+}
+
+static bool judges(const json_t *config)
+{
+    static const char tail[] = "ForSequenceClassification";
+    const json_t *list = json_object_get(config, "architectures");
+    const char *name = json_string_value(json_array_get(list, 0));
+    size_t n = name ? strlen(name) : 0, t = sizeof tail - 1;
+    return n >= t && strcmp(name + n - t, tail) == 0;
+}
+
+int at_hf_put_labels(struct at_ctx *cx, const struct at_hf_family *f,
+                     const struct at_decoder *d, json_t *c)
+{
+    json_t *ids = json_object(), *names = json_object();
+    int bad = json_object_set_new(c, "architectures",
+                                  json_pack("[s]", f->classifier));
+    for (size_t i = 0; i < d->value; i++) {
+        char id[24], name[32];
+        const char *label = d->labels ? d->labels[i] : name;
+        snprintf(id, sizeof id, "%zu", i);
+        snprintf(name, sizeof name, "LABEL_%zu", i);
+        bad |= json_object_set_new(ids, id, json_string(label));
+        bad |= json_object_set_new(names, label, json_integer((json_int_t)i));
+    }
+    bad |= json_object_set_new(c, "id2label", ids);
+    bad |= json_object_set_new(c, "label2id", names);
+    bad |= json_object_set_new(c, "problem_type",
+                               json_string(problems[d->problem]));
+    return bad ? at_fail(cx, AT_EINVAL, "the labels have no form in JSON")
+               : AT_OK;
+}
+
 int at_hf_read_config(struct at_ctx *cx, const char *path,
                       const json_t *config, const struct at_hf_family **family,
                       struct at_decoder *d)
@@ -217,6 +320,8 @@ int at_hf_read_config(struct at_ctx *cx, const char *path,
         rc = read_rope(cx, path, f, config, d);
     if (rc == AT_OK && f->layers)
         rc = read_layers(cx, path, config, d);
+    if (rc == AT_OK && judges(config))
+        rc = read_labels(cx, path, config, d);
     if (rc == AT_OK)
         rc = at_decoder_check(cx, d);
     if (rc < 0)
@@ -236,6 +341,8 @@ static json_t *value_of(const struct key *k, const struct at_decoder *d)
         memcpy(&n, at, sizeof n);
         return n == 0 && k->nullable ? json_null()
                                      : json_integer((json_int_t)n);
+    case KEY_PAD: return json_integer((json_int_t)d->pos_from - 1);
+    case KEY_POSITIONS: return json_integer((json_int_t)(d->P + d->pos_from));
     case KEY_REAL: memcpy(&x, at, sizeof x); return json_real(x);
     case KEY_RSQRT: memcpy(&x, at, sizeof x); return json_real(1 / (x * x));
     case KEY_BOOL: memcpy(&b, at, sizeof b); return json_boolean(b);
@@ -268,7 +375,7 @@ int at_hf_make_config(struct at_ctx *cx, const struct at_hf_family *f,
                        "the model's description", f->model_type);
     }
     *config = c;
-    return AT_OK;
+    return d->value ? at_hf_put_labels(cx, f, d, c) : AT_OK;
 }
 
 int at_hf_family(struct at_ctx *cx, const struct at_decoder *d,
@@ -280,11 +387,6 @@ int at_hf_family(struct at_ctx *cx, const struct at_decoder *d,
             return AT_OK;
         }
     return unknown(cx, "the model", d->family);
-}
-
-const char *at_hf_architecture(const struct at_hf_family *f)
-{
-    return f->architecture;
 }
 
 /* ---- tensors --------------------------------------------------------------------- */
@@ -393,7 +495,8 @@ static bool ends(const char *name, const char *tail)
     return n >= t && strcmp(name + n - t, tail) == 0;
 }
 
-bool at_hf_ignores(const struct at_decoder *d, const char *tensor)
+bool at_hf_ignores(const struct at_hf_family *f, const struct at_decoder *d,
+                   const char *tensor)
 {
     static const char *const tails[] = {
         ".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias",
@@ -402,15 +505,50 @@ bool at_hf_ignores(const struct at_decoder *d, const char *tensor)
     for (size_t i = 0; i < AT_COUNT(tails); i++)
         if (ends(tensor, tails[i]))
             return true;
-    return d->tied && strcmp(tensor, "lm_head.weight") == 0;
+    return (d->tied && strcmp(tensor, "lm_head.weight") == 0) ||
+           at_hf_leaves(f, tensor);
+}
+
+bool at_hf_leaves(const struct at_hf_family *f, const char *tensor)
+{
+    for (size_t i = 0; f->others && f->others[i]; i++)
+        if (strncmp(tensor, f->others[i], strlen(f->others[i])) == 0)
+            return true;
+    return false;
+}
+
+/* TensorFlow's names for the two halves of a norm, in the oldest BERT files.  */
+static const struct at_st_tensor *find_older(const struct at_st *st,
+                                             const char *name)
+{
+    static const struct { const char *now, *then; } ends_of[] = {
+        { "LayerNorm.weight", "LayerNorm.gamma" },
+        { "LayerNorm.bias", "LayerNorm.beta" },
+    };
+    char older[AT_ST_NAME + 8];
+    for (size_t i = 0; i < AT_COUNT(ends_of); i++)
+        if (ends(name, ends_of[i].now)) {
+            snprintf(older, sizeof older, "%.*s%s",
+                     (int)(strlen(name) - strlen(ends_of[i].now)), name,
+                     ends_of[i].then);
+            return at_st_find(st, older);
+        }
+    return NULL;
+}
+
+static const struct at_st_tensor *find_either(const struct at_st *st,
+                                              const char *name)
+{
+    const struct at_st_tensor *t = at_st_find(st, name);
+    return t ? t : find_older(st, name);
 }
 
 const struct at_st_tensor *at_hf_find(const struct at_hf_family *f,
                                       const struct at_st *st, const char *name)
 {
-    const struct at_st_tensor *t = at_st_find(st, name);
+    const struct at_st_tensor *t = find_either(st, name);
     size_t n = strlen(f->prefix);
     if (!t && strncmp(name, f->prefix, n) == 0)
-        t = at_st_find(st, name + n);
+        t = find_either(st, name + n);
     return t;
 }

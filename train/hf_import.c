@@ -129,7 +129,7 @@ static int check_tensors(struct import *im)
         check_tensor(im, im->ps.p[i], used);
     for (size_t i = 0; i < n; i++) {
         const char *name = at_st_at(im->st, i)->name;
-        if (!used[i] && !at_hf_ignores(&im->d, name))
+        if (!used[i] && !at_hf_ignores(im->family, &im->d, name))
             fault(im, "has no place in the model", name, "", "");
     }
     if (im->n_faults == 0)
@@ -141,6 +141,34 @@ static int check_tensors(struct import *im)
     return rc < 0 ? rc : at_fail(im->cx, AT_EFORMAT, "%s: its tensors are not "
                                  "those of config.json:%s", im->dir,
                                  im->faults.s);
+}
+
+/* A model that was not taught to judge may have learnt the dense layer for it. */
+static int declare_dense(struct import *im)
+{
+    const char *path = "value.dense.weight";
+    struct at_shape shape = at_shape2(im->d.C, im->d.C);
+    struct at_hf_place p;
+    if (im->d.value || !im->d.value_first ||
+        !at_hf_place(im->family, &im->d, path, &shape, &p) ||
+        !at_hf_find(im->family, im->st, p.name))
+        return AT_OK;
+    return at_model_declare_dense(im->cx, &im->d, &im->ps);
+}
+
+/* Says which heads stay behind.                                              */
+static void say_left(const struct import *im)
+{
+    size_t left = 0;
+    const char *one = NULL;
+    for (size_t i = 0; i < at_st_count(im->st); i++)
+        if (at_hf_leaves(im->family, at_st_at(im->st, i)->name)) {
+            one = at_st_at(im->st, i)->name;
+            left++;
+        }
+    if (left)
+        at_log(im->cx, AT_LOG_WARN, "%zu tensors of a head that attune has no "
+               "use for are left out, such as '%s'", left, one);
 }
 
 /* ---- copying -------------------------------------------------------------------- */
@@ -252,9 +280,13 @@ int at_hf_import(struct at_ctx *cx, const char *dir, const char *out,
     if (rc == AT_OK)
         rc = at_model_declare(cx, &im.d, &im.ps);
     if (rc == AT_OK)
+        rc = declare_dense(&im);
+    if (rc == AT_OK)
         rc = check_tensors(&im);
     if (rc == AT_OK && !bare)
         rc = read_tokenizer(&im);
+    if (rc == AT_OK)
+        say_left(&im);
     if (rc == AT_OK)
         rc = write_model(&im, out);
     at_st_close(im.st);

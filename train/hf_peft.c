@@ -13,6 +13,27 @@ enum { FILE_MAX = 64 << 20 };
 
 static const char root[] = "base_model.model.";
 
+/* A param of a text's numbers, which PEFT keeps whole; false: it is none, or
+ * theirs has no place for it.                                                */
+static bool head_place(const struct at_hf_family *f, const struct at_decoder *d,
+                       const struct at_param *p, struct at_hf_place *place)
+{
+    return at_decoder_owns_value(p->val.name) &&
+           (d->both || strcmp(p->val.name, "value.bias") != 0) &&
+           at_hf_place(f, d, p->val.name, &p->val.shape, place);
+}
+
+/* The module that PEFT is told to keep: the head by its name, a layer that is
+ * the model's own by all of it.                                              */
+static void module_of(const struct at_hf_family *f, const char *tensor,
+                      char module[AT_ST_NAME])
+{
+    size_t n = strlen(f->prefix);
+    snprintf(module, AT_ST_NAME, "%s", tensor);
+    *(strncmp(tensor, f->prefix, n) ? strchr(module, '.')
+                                    : strrchr(module, '.')) = '\0';
+}
+
 /* A linear layer that an adapter may sit on.                                 */
 struct site {
     char ours[256];             /* "blocks.3.attn.q_proj"                     */
@@ -55,7 +76,9 @@ struct peft {
     enum at_st_type type;
     struct site *site;          /* adapted ones                               */
     size_t n;
-    struct at_st_tensor *t;     /* a and b of each                            */
+    struct at_st_tensor *t;     /* a and b of each, then the head's           */
+    const struct at_param *head[4];
+    size_t n_head;
     bool turned;
 };
 
@@ -72,7 +95,7 @@ static int list_sites(struct peft *e)
     const struct at_params *ps = &e->in->ps;
     size_t R = at_lora_of(&e->in->m->adapters)->rank;
     e->site = at_alloc_n(e->cx, &e->cx->run, ps->n, sizeof *e->site);
-    e->t = at_alloc_n(e->cx, &e->cx->run, ps->n, sizeof *e->t);
+    e->t = at_alloc_n(e->cx, &e->cx->run, ps->n + 4, sizeof *e->t);
     if (!e->site || !e->t)
         return AT_ENOMEM;
     for (size_t i = 0; i < ps->n; i++) {
@@ -99,6 +122,25 @@ static int list_sites(struct peft *e)
     return e->n ? AT_OK : at_fail(e->cx, AT_EINVAL, "the adapter sits nowhere");
 }
 
+static int list_head(struct peft *e)
+{
+    const struct at_params *ps = &e->in->ps;
+    for (size_t i = 0; i < ps->n; i++) {
+        struct at_st_tensor *t = &e->t[2 * e->n + e->n_head];
+        struct at_hf_place p;
+        if (!head_place(e->family, &e->in->m->d, ps->p[i], &p))
+            continue;
+        t->name = at_sprintf(e->cx, &e->cx->run, "%s%s", root, p.name);
+        if (!t->name)
+            return AT_ENOMEM;
+        t->n_dims = p.n_dims;
+        t->d[0] = p.rows;
+        t->d[1] = p.cols;
+        e->head[e->n_head++] = ps->p[i];
+    }
+    return AT_OK;
+}
+
 static int put_b(struct peft *e, struct at_st_writer *w, const struct site *s)
 {
     size_t R = at_lora_of(&e->in->m->adapters)->rank;
@@ -119,7 +161,7 @@ static int write_tensors(struct peft *e, const char *dir)
                                   "%s/adapter_model.safetensors", dir);
     struct at_st_writer *w;
     int rc = path ? at_st_create(e->cx, &e->cx->run, path, e->type, e->t,
-                                 2 * e->n, &w)
+                                 2 * e->n + e->n_head, &w)
                   : AT_ENOMEM;
     if (rc < 0)
         return rc;
@@ -129,6 +171,9 @@ static int write_tensors(struct peft *e, const char *dir)
         if (rc == AT_OK)
             rc = put_b(e, w, &e->site[i]);
     }
+    for (size_t i = 0; i < e->n_head && rc == AT_OK; i++)
+        rc = at_st_put(e->cx, w, e->head[i]->val.data,
+                       at_shape_count(&e->head[i]->val.shape));
     if (rc < 0) {
         at_st_abandon(w);
         return rc;
@@ -169,6 +214,24 @@ static json_t *targets(const struct peft *e)
     return list;
 }
 
+/* Modules that are kept whole; NULL: none.                                   */
+static json_t *kept_modules(const struct peft *e)
+{
+    json_t *list = e->n_head ? json_array() : NULL;
+    for (size_t i = 0; i < e->n_head; i++) {
+        char module[AT_ST_NAME];
+        size_t k;
+        json_t *v;
+        bool there = false;
+        module_of(e->family, e->t[2 * e->n + i].name + sizeof root - 1, module);
+        json_array_foreach(list, k, v)
+            there |= strcmp(json_string_value(v), module) == 0;
+        if (!there)
+            json_array_append_new(list, json_string(module));
+    }
+    return list;
+}
+
 static int write_config(struct peft *e, const char *dir)
 {
     const struct at_lora_settings *s = at_lora_of(&e->in->m->adapters);
@@ -180,14 +243,15 @@ static int write_config(struct peft *e, const char *dir)
     name = json_string_value(json_object_get(base, "_name_or_path"));
     config = json_pack(
         "{s:s, s:s, s:s?, s:I, s:f, s:f, s:s, s:b, s:b, s:b, s:b, s:b, s:o, "
-        "s:n, s:{}, s:{}}",
-        "peft_type", "LORA", "task_type", "CAUSAL_LM",
+        "s:o?, s:{}, s:{}}",
+        "peft_type", "LORA", "task_type",
+        e->in->m->d.value ? "SEQ_CLS" : "CAUSAL_LM",
         "base_model_name_or_path", name && *name ? name : NULL,
         "r", (json_int_t)s->rank, "lora_alpha", s->alpha,
         "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", e->turned,
         "inference_mode", 1, "init_lora_weights", 1, "use_rslora", 0,
         "use_dora", 0, "target_modules", targets(e), "modules_to_save",
-        "rank_pattern", "alpha_pattern");
+        kept_modules(e), "rank_pattern", "alpha_pattern");
     json_decref(base);
     if (!config)
         return at_fail(e->cx, AT_ENOMEM, "out of memory");
@@ -232,6 +296,8 @@ int at_hf_export_peft(struct at_ctx *cx, const char *path, const char *dir,
     if (rc == AT_OK)
         rc = list_sites(&e);
     if (rc == AT_OK)
+        rc = list_head(&e);
+    if (rc == AT_OK)
         rc = at_hf_make_dir(cx, dir, write_folder, &e);
     at_infer_close(in);
     return rc < 0 ? at_note(cx, rc, "exporting %s", path) : AT_OK;
@@ -248,6 +314,7 @@ struct adapter {
     struct at_st *st;
     size_t rank;
     double alpha;
+    json_t *kept;               /* modules_to_save                            */
     struct at_text targets;     /* a pattern of the sites' names              */
     size_t n_used;
     float *x, *y;
@@ -259,7 +326,7 @@ static int check_plain(struct at_ctx *cx, const char *path, const json_t *c)
 {
     static const char *const absent[] = {
         "use_dora", "lora_bias", "rank_pattern", "alpha_pattern",
-        "modules_to_save", "layer_replication", "trainable_token_indices",
+        "layer_replication", "trainable_token_indices",
         "target_parameters", "alora_invocation_tokens", "use_qalora",
         "use_bdlora",
     };
@@ -296,6 +363,7 @@ static int read_settings(struct adapter *ad, const char *path, const json_t *c)
                        "lora_alpha a number", path);
     ad->rank = (size_t)json_integer_value(r);
     ad->alpha = json_number_value(alpha);
+    ad->kept = json_incref(json_object_get(c, "modules_to_save"));
     if (json_is_true(json_object_get(c, "use_rslora")))
         ad->alpha *= sqrt((double)ad->rank);    /* alpha / sqrt(r)            */
     return AT_OK;
@@ -379,6 +447,72 @@ static int put_site(struct adapter *ad, struct at_h5 *f, const struct site *s)
     return rc;
 }
 
+static const struct at_st_tensor *their_head(const struct adapter *ad,
+                                             const struct at_param *p)
+{
+    struct at_hf_place place;
+    char name[AT_ST_NAME + 64];
+    if (!head_place(ad->family, &ad->base->d, p, &place))
+        return NULL;
+    snprintf(name, sizeof name, "%s%s", root, place.name);
+    return at_st_find(ad->st, name);
+}
+
+static int put_head(struct adapter *ad, struct at_h5 *f,
+                    const struct at_param *p)
+{
+    const struct at_st_tensor *t = their_head(ad, p);
+    const struct at_shape *s = &p->val.shape;
+    size_t n = at_shape_count(s);
+    char name[64], want[96];
+    int rc;
+    if (!t)
+        return AT_OK;
+    rc = at_grow(ad->cx, &ad->x, &ad->cap_x, n, sizeof *ad->x);
+    if (rc == AT_OK && (t->n_dims != s->n ||
+                        memcmp(t->d, s->d, s->n * sizeof *t->d)))
+        rc = at_fail(ad->cx, AT_EFORMAT, "%s: tensor '%s' must be %s", ad->dir,
+                     t->name, at_shape_text(want, s));
+    if (rc == AT_OK)
+        rc = at_st_get(ad->cx, ad->st, t, 0, n, ad->x);
+    if (rc == AT_OK && !at_all_finite(ad->x, n))
+        rc = at_fail(ad->cx, AT_EFORMAT, "%s: tensor '%s' holds numbers that "
+                     "are not finite", ad->dir, t->name);
+    snprintf(name, sizeof name, "params/%s", p->val.name);
+    if (rc == AT_OK)
+        rc = at_h5_put(ad->cx, f, name, AT_H5_F32, s->n, s->d, ad->x);
+    ad->n_used++;
+    return rc;
+}
+
+/* What PEFT kept whole must be parts of the head: it lists the usual two names
+ * of such whether or not there is one.                                       */
+static int check_kept(struct adapter *ad)
+{
+    size_t i;
+    json_t *v;
+    json_array_foreach(ad->kept, i, v) {
+        const char *name = json_string_value(v);
+        bool known = name && (strcmp(name, "classifier") == 0 ||
+                              strcmp(name, "score") == 0);
+        for (size_t k = 0; k < ad->ps.n && name && !known; k++) {
+            const struct at_st_tensor *t = their_head(ad, ad->ps.p[k]);
+            char module[AT_ST_NAME];
+            if (!t)
+                continue;
+            module_of(ad->family, t->name + sizeof root - 1, module);
+            known = strcmp(module, name) == 0 ||
+                    (strlen(name) < strlen(module) &&
+                     strstr(module, name) != NULL);
+        }
+        if (!known)
+            return at_fail(ad->cx, AT_EINVAL, "%s: modules_to_save has '%.60s', "
+                           "which is no part of a classification head", ad->dir,
+                           name ? name : "");
+    }
+    return AT_OK;
+}
+
 static int name_unused(struct adapter *ad)
 {
     for (size_t i = 0; i < at_st_count(ad->st); i++) {
@@ -389,6 +523,7 @@ static int name_unused(struct adapter *ad)
             if (site_of(ad->family, &ad->base->d, ad->ps.p[k], &s))
                 used = at_st_at(ad->st, i) == their_half(ad, &s, 'A') ||
                        at_st_at(ad->st, i) == their_half(ad, &s, 'B');
+            used |= at_st_at(ad->st, i) == their_head(ad, ad->ps.p[k]);
         }
         if (!used)
             return at_fail(ad->cx, AT_EFORMAT, "%s: tensor '%s' has no place in "
@@ -428,6 +563,8 @@ static int write_adapter(struct adapter *ad, const char *out)
         struct site s;
         if (site_of(ad->family, &ad->base->d, ad->ps.p[i], &s))
             rc = put_site(ad, f, &s);
+        else if (at_decoder_owns_value(ad->ps.p[i]->val.name))
+            rc = put_head(ad, f, ad->ps.p[i]);
     }
     if (rc == AT_OK && (ad->n_used == 0 || ad->n_used != at_st_count(ad->st)))
         rc = name_unused(ad);
@@ -440,6 +577,22 @@ static int write_adapter(struct adapter *ad, const char *out)
     return at_h5_commit(ad->cx, f);
 }
 
+/* A head that comes with the adapter: its labels have numbers for names.     */
+static int describe_head(struct adapter *ad)
+{
+    struct at_decoder *d = &ad->base->d;
+    struct at_shape one = at_shape2(1, d->C);
+    const struct at_st_tensor *t = NULL;
+    struct at_hf_place place;
+    char name[AT_ST_NAME + 64];
+    if (at_hf_place(ad->family, d, "value.weight", &one, &place)) {
+        snprintf(name, sizeof name, "%s%s", root, place.name);
+        t = at_st_find(ad->st, name);
+    }
+    return d->value || !t ? AT_OK
+                          : at_hf_plain_labels(ad->cx, t->d[0], d);
+}
+
 static int open_base(struct adapter *ad, const char *base)
 {
     int rc = at_model_open(ad->cx, &ad->cx->run, base, &ad->base);
@@ -448,8 +601,10 @@ static int open_base(struct adapter *ad, const char *base)
     if (rc == AT_OK)
         rc = at_hf_family(ad->cx, &ad->base->d, &ad->family);
     if (rc == AT_OK)
+        rc = describe_head(ad);
+    if (rc == AT_OK)
         rc = at_model_declare(ad->cx, &ad->base->d, &ad->ps);
-    return rc;
+    return rc == AT_OK ? check_kept(ad) : rc;
 }
 
 int at_hf_import_peft(struct at_ctx *cx, const char *dir, const char *base,
@@ -460,11 +615,12 @@ int at_hf_import_peft(struct at_ctx *cx, const char *dir, const char *base,
     at_params_init(&ad.ps, cx, &cx->plan);
     rc = read_config(&ad);
     if (rc == AT_OK)
-        rc = open_base(&ad, base);
-    if (rc == AT_OK)
         rc = at_st_open(cx, &cx->run, dir, "adapter_model", &ad.st);
     if (rc == AT_OK)
+        rc = open_base(&ad, base);
+    if (rc == AT_OK)
         rc = write_adapter(&ad, out);
+    json_decref(ad.kept);
     at_st_close(ad.st);
     at_model_close(ad.base);
     at_params_finish(&ad.ps);

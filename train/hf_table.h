@@ -4,7 +4,11 @@
 
 #include "train/hf.h"
 
-enum key_type { KEY_SIZE, KEY_REAL, KEY_BOOL, KEY_ACT, KEY_BIAS, KEY_RSQRT };
+enum key_type {
+    KEY_SIZE, KEY_REAL, KEY_BOOL, KEY_ACT, KEY_BIAS, KEY_RSQRT,
+    KEY_PAD,                    /* positions begin behind this one            */
+    KEY_POSITIONS,              /* and with those before: so many             */
+};
 
 struct key {                    /* of config.json                             */
     const char *name;
@@ -27,13 +31,15 @@ enum how {
 struct name { const char *ours, *theirs; enum how how; };
 
 struct at_hf_family {
-    const char *model_type, *architecture, *prefix;
+    const char *model_type, *architecture, *classifier, *prefix;
     bool rope;                  /* config.json speaks of rotary positions     */
     double rotary;              /* part of a head that turns, if unsaid       */
     const struct key *keys;
     const struct must *musts;
     const struct name *names;
     bool layers;                /* windows differ from layer to layer         */
+    const char *const *others;  /* beginnings of tensors of heads that are left
+                                 * out; NULL: none                            */
 };
 
 extern const struct at_hf_family at_hf_families[];

@@ -2,13 +2,24 @@
 #include "train/infer.h"
 
 #include "train/adapters/masked.h"
+#include "train/labels.h"
 
 #include <math.h>
 #include <string.h>
 
+enum { FIXED = 16 };        /* tokens of the text that a merge is judged by   */
+
 static size_t at_most(size_t n, size_t most)
 {
     return n < most ? n : most;
+}
+
+/* What a model that judges is measured by, where the data say no other.      */
+static const struct at_objective *objective_of(const struct at_decoder *d)
+{
+    return !d->value ? NULL
+           : at_objective_find(d->problem == AT_ONE_LABEL ? "classify"
+                                                          : "reward");
 }
 
 static int build(struct at_ctx *cx, struct at_infer *in, size_t rows,
@@ -16,19 +27,34 @@ static int build(struct at_ctx *cx, struct at_infer *in, size_t rows,
 {
     const struct at_decoder *d = &in->m->d;
     int rc = AT_OK;
-    if (rows)
+    if (rows && (d->value || d->both))
+        rc = at_model_need_words(cx, in->m);
+    else if (rows)
         rc = at_generator_create(cx, &cx->run, d, &in->ps, in->k,
                                  at_adapters_attach_quietly, &in->m->adapters,
                                  rows, at_most(T_max, d->P), &in->gen);
     if (rc == AT_OK && eval_rows) {
         struct at_step_settings s = { .rows = eval_rows, .accumulate = 1,
                                       .length = at_most(length, d->P) };
-        if (d->value)
-            s.objective = at_objective_find("reward");
+        s.objective = objective_of(d);
         rc = at_step_create(cx, &cx->run, d, &in->ps, in->k,
                             &in->m->adapters, &s, &in->st);
     }
     return rc;
+}
+
+/* What logits, or values, are compared by before and after a merge.          */
+static int build_to_merge(struct at_ctx *cx, struct at_infer *in)
+{
+    const struct at_decoder *d = &in->m->d;
+    int rc;
+    if (d->value)
+        return build(cx, in, 0, 0, 1, FIXED);
+    if (!d->both)
+        return build(cx, in, 1, 32, 0, 0);
+    rc = at_model_declare(cx, d, &in->ps);
+    return rc == AT_OK && at_h5_has(in->m->f, "params/value.dense.weight")
+               ? at_model_declare_dense(cx, d, &in->ps) : rc;
 }
 
 static bool nothing(const void *self, const char *name)
@@ -67,7 +93,9 @@ static int open_model(struct at_ctx *cx, const char *path, const char *backend,
     rc = at_model_open(cx, &cx->run, path, &in->m);
     if (rc == AT_OK)
         use_patterns(cx, in, merge);
-    if (rc == AT_OK)
+    if (rc == AT_OK && merge)
+        rc = build_to_merge(cx, in);
+    else if (rc == AT_OK)
         rc = build(cx, in, rows, T_max, eval_rows, length);
     if (rc == AT_OK)
         rc = at_params_seal(&in->ps);
@@ -99,7 +127,7 @@ int at_infer_open(struct at_ctx *cx, const char *path, const char *backend,
 int at_infer_open_to_merge(struct at_ctx *cx, const char *path,
                            struct at_infer **made)
 {
-    return open_model(cx, path, "cpu", 0, 1, 32, 0, 0, true, made);
+    return open_model(cx, path, "cpu", 0, 0, 0, 0, 0, true, made);
 }
 
 void at_infer_close(struct at_infer *in)
@@ -166,10 +194,36 @@ static int check_data(struct at_ctx *cx, const struct at_infer *in,
     if (strcmp(mine, d->tok_hash) != 0)
         return at_fail(cx, AT_EINVAL, "%s was made with another tokenizer than "
                        "the model's", path);
-    if (in->m->d.value && !d->preference)
-        return at_fail(cx, AT_EINVAL, "%s is a reward model, measured on "
-                       "preferences; %s holds none", in->m->path, path);
     return AT_OK;
+}
+
+/* What a model that judges is measured by.                                    */
+static int use_judgement(struct at_ctx *cx, struct at_infer *in,
+                         const struct at_data *d, struct at_eval_sum *sum)
+{
+    size_t W = in->m->d.value;
+    const char *by = "reward";
+    int rc = AT_OK;
+    if (d->n_labels && in->m->d.problem == AT_ONE_LABEL) {
+        by = "classify";
+        in->st->score_stride = 1;
+        rc = at_labels_map(cx, &cx->run, d, &in->m->d, &in->st->score);
+        sum->o.table = at_alloc_n(cx, &cx->run, W * W, sizeof *sum->o.table);
+        if (rc == AT_OK && !sum->o.table)
+            rc = AT_ENOMEM;
+    } else if (d->n_scores == 1 && W == 1 && !d->preference) {
+        by = "regression";
+        in->st->score = d->score;
+        in->st->score_stride = 1;
+    } else if (!d->preference || W != 1) {
+        rc = at_fail(cx, AT_EINVAL, "%s judges texts; %s has %s to measure it "
+                     "by", in->m->path, at_h5_path(d->f),
+                     W > 1 ? "no labels (attune data --label KEY)"
+                           : "neither preferences nor one score");
+    }
+    in->st->set.objective = at_objective_find(by);
+    in->st->set.group = d->group;
+    return rc;
 }
 
 int at_infer_data(struct at_ctx *cx, struct at_infer *in, const char *path,
@@ -178,8 +232,7 @@ int at_infer_data(struct at_ctx *cx, struct at_infer *in, const char *path,
     struct at_loader_options o = {
         .split = training ? AT_TRAIN : AT_VALIDATION, .packing = AT_PACK_DOCS,
         .rows = in->st->set.rows, .length = in->st->set.length, .once = true,
-        .all_roles = all_roles, .groups = in->m->d.value,
-        .ends = in->m->d.value,
+        .all_roles = all_roles, .ends = in->m->d.value > 0,
     };
     const struct at_batch *b = NULL;
     struct at_loader *l = NULL;
@@ -188,6 +241,9 @@ int at_infer_data(struct at_ctx *cx, struct at_infer *in, const char *path,
     if (rc < 0)
         return rc;
     rc = check_data(cx, in, d, path);
+    if (rc == AT_OK && in->m->d.value)
+        rc = use_judgement(cx, in, d, sum);
+    o.groups = in->m->d.value && d->preference;
     if (rc == AT_OK)
         rc = at_loader_create(cx, d, &o, &l);
     while (rc == AT_OK && !(b && b->last)) {
@@ -200,7 +256,7 @@ int at_infer_data(struct at_ctx *cx, struct at_infer *in, const char *path,
     return rc;
 }
 
-static size_t likeliest(const at_real *x, size_t n)
+static size_t likeliest(const double *x, size_t n)
 {
     size_t best = 0;
     for (size_t i = 1; i < n; i++)
@@ -208,13 +264,38 @@ static size_t likeliest(const at_real *x, size_t n)
     return best;
 }
 
+/* What the model makes of a fixed text: logits of the next token, [V], or the
+ * numbers of one that judges, [value].                                       */
+static int fixed_text(struct at_infer *in, double *x, size_t n)
+{
+    int32_t ids[FIXED], pos[FIXED], first[FIXED] = { 0 }, targets[FIXED];
+    int64_t doc[FIXED] = { 0 };
+    struct at_batch b = { .rows = 1, .ids = ids, .targets = targets,
+                          .pos = pos, .first = first, .doc = doc };
+    const at_real *logits;
+    int rc = AT_OK;
+    for (size_t i = 0; i < FIXED; i++) {
+        ids[i] = (int32_t)((i * 2654435761u) % in->m->d.V);
+        pos[i] = (int32_t)i;
+        targets[i] = -1;
+    }
+    if (in->st) {
+        b.length = in->st->set.length;
+        at_step_values(in->st, &b, x, 1);
+        return AT_OK;
+    }
+    rc = at_generator_logits(in->gen, ids, FIXED, &logits);
+    for (size_t i = 0; i < n && rc == AT_OK; i++)
+        x[i] = (double)logits[i];
+    return rc;
+}
+
 int at_infer_merge(struct at_ctx *cx, struct at_infer *in, double *largest,
                    bool *same_token)
 {
-    size_t V = in->m->d.V;
-    at_real *before = at_alloc_n(cx, &cx->run, V, sizeof *before);
-    const at_real *logits;
-    int32_t ids[16];
+    size_t n = in->m->d.value ? in->m->d.value : in->m->d.V;
+    double *before = at_alloc_n(cx, &cx->run, 2 * n, sizeof *before);
+    double *after = before + n;
     int rc;
     *largest = 0;
     *same_token = true;
@@ -222,19 +303,15 @@ int at_infer_merge(struct at_ctx *cx, struct at_infer *in, double *largest,
         return AT_ENOMEM;
     if (!in->m->adapters.n)
         return AT_OK;
-    for (size_t i = 0; i < AT_COUNT(ids); i++)
-        ids[i] = (int32_t)((i * 2654435761u) % V);
-    rc = at_generator_logits(in->gen, ids, AT_COUNT(ids), &logits);
-    if (rc == AT_OK) {
-        memcpy(before, logits, V * sizeof *before);
-        rc = at_adapters_merge(cx, &in->m->adapters, &in->ps, in->k);
-    }
+    rc = fixed_text(in, before, n);
     if (rc == AT_OK)
-        rc = at_generator_logits(in->gen, ids, AT_COUNT(ids), &logits);
+        rc = at_adapters_merge(cx, &in->m->adapters, &in->ps, in->k);
+    if (rc == AT_OK)
+        rc = fixed_text(in, after, n);
     if (rc < 0)
         return rc;
-    for (size_t i = 0; i < V; i++)
-        *largest = fmax(*largest, fabs((double)logits[i] - (double)before[i]));
-    *same_token = likeliest(before, V) == likeliest(logits, V);
+    for (size_t i = 0; i < n; i++)
+        *largest = fmax(*largest, fabs(after[i] - before[i]));
+    *same_token = likeliest(before, n) == likeliest(after, n);
     return AT_OK;
 }

@@ -31,7 +31,9 @@ void at_infer_close(struct at_infer *in);
  * row starting afresh.                                                       */
 int at_infer_text(struct at_ctx *cx, struct at_infer *in, const char *text,
                   size_t n, struct at_eval_sum *sum);
-/* The same of a dataset's documents: the validation's, or the training's.      */
+/* The same of a dataset's documents: the validation's, or the training's.  A
+ * model that judges is measured on what the dataset holds: labels (sum->o.table
+ * is then in cx->run), preferences, or its one score.                         */
 int at_infer_data(struct at_ctx *cx, struct at_infer *in, const char *path,
                   bool training, bool all_roles, struct at_eval_sum *sum);
 /* Adds the adapter to the weights, and compares the logits after a fixed

@@ -108,6 +108,10 @@ static int open_adapters(struct at_job *j)
 /* A text's decision must not be made from what is to be predicted.           */
 static int check_router(struct at_job *j)
 {
+    act_on(j, "router.layers");
+    if (j->d.both && at_recipe_int(j->r, "router.layers") > 0)
+        return at_fail(j->cx, AT_EINVAL, "routers are for decoders, and %s is "
+                       "an encoder: leave router.layers out", j->start->path);
     act_on(j, "router.pool");
     if (at_recipe_int(j->r, "router.layers") == 0 ||
         strcmp(at_recipe_text(j->r, "router.level"), "sequence") != 0 ||
@@ -192,6 +196,10 @@ static int check_sparse(struct at_job *j, bool every)
 {
     const char *objective = at_recipe_text(j->r, "objective");
     act_on(j, "context_sparse.rank");
+    if (j->d.both)
+        return at_fail(j->cx, AT_EINVAL, "context_sparse is for decoders, whose "
+                       "texts have a prompt, and %s is an encoder: leave it "
+                       "out", j->start->path);
     if (j->adapters.n == 0)
         return at_fail(j->cx, AT_EINVAL, "context_sparse leaves out channels of "
                        "frozen layers, so adapters beside them must be what is "
@@ -279,7 +287,6 @@ static int build(struct at_job *j)
                  .critic_weight = at_recipe_real(j->r, "align.critic_weight"),
                  .critic_clip = at_recipe_real(j->r, "align.critic_clip") },
     };
-    size_t which;
     int rc;
     act_on(j, "batch.length");
     j->accumulate = s.accumulate;
@@ -312,14 +319,9 @@ static int build(struct at_job *j)
         return at_fail(j->cx, AT_EINVAL, "context_sparse leaves no channel of any "
                        "layer out: set context_sparse.mlp or .attn (the first "
                        "and the last layer must be named)");
-    if (rc == AT_OK && j->reward) {
-        j->st->score = j->reward;
-        j->st->score_stride = 1;
-    } else if (rc == AT_OK && needs(j, AT_NEEDS_SCORE) &&
-               !needs(j, AT_NEEDS_OLD)) {
-        rc = at_job_find_score(j, &which);
-        j->st->score = j->data->score + which;
-        j->st->score_stride = j->data->n_scores;
+    if (rc == AT_OK && needs(j, AT_NEEDS_SCORE) && !needs(j, AT_NEEDS_OLD)) {
+        rc = at_job_open_scores(j);
+        at_job_use_scores(j, AT_TRAIN);
     }
     return rc == AT_OK ? at_rules_check(j->cx, j->rules, &j->ps) : rc;
 }
@@ -332,6 +334,10 @@ static int build_samples(struct at_job *j)
     if (prompts.n == 0 || at_recipe_int(j->r, "eval.every") == 0)
         return AT_OK;
     act_on(j, "eval.samples");
+    if (j->d.value || j->d.both)
+        return at_fail(j->cx, AT_EINVAL, "eval.samples has prompts to go on "
+                       "from, and a model that judges texts writes none: leave "
+                       "it out");
     rc = j->coder ? AT_OK : at_tok_coder_create(j->cx, j->tok, &j->coder);
     if (rc == AT_OK)
         rc = at_generator_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k,
@@ -471,17 +477,18 @@ int at_job_open_beside(struct at_ctx *cx, struct at_recipe *r,
     j->objective = at_objective_find(at_recipe_text(r, "objective"));
     if (rc == AT_OK)
         rc = open_model(j);
-    j->d.value = needs(j, AT_NEEDS_VALUE);
     if (rc == AT_OK)
         rc = at_job_open_data(j);
+    if (rc == AT_OK)
+        rc = at_job_describe_judge(j);
     if (rc == AT_OK)
         rc = open_adapters(j);
     if (rc == AT_OK)
         rc = check_router(j);
     if (rc == AT_OK)
         rc = at_rules_create(cx, &cx->run, r, j->adapters.n > 0,
-                             needs(j, AT_NEEDS_VALUE | AT_NEEDS_CRITIC),
-                             !j->d.value, &j->rules);
+                             j->d.value > 0 || needs(j, AT_NEEDS_CRITIC),
+                             &j->rules);
     if (rc == AT_OK)
         rc = build(j);
     if (rc == AT_OK)

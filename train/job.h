@@ -40,8 +40,12 @@ int at_job_open_loaders(struct at_job *j);
 
 /* Whether the dataset has what the objective learns from; weighs its draws.  */
 int at_job_check_objective(struct at_job *j);
-/* Which of the dataset's scores is trained on.                               */
-int at_job_find_score(struct at_job *j, size_t *which);
+/* What a judging model's numbers are, once its data are known.                */
+int at_job_describe_judge(struct at_job *j);
+/* What is learnt of every document.                                          */
+int at_job_open_scores(struct at_job *j);
+/* Documents of this split are what the step works on next.                   */
+void at_job_use_scores(struct at_job *j, enum at_split split);
 /* Instead of loaders: the model in training draws its texts.                 */
 int at_job_open_roller(struct at_job *j);
 /* A model trained as a whole is compared with a copy of what it was.         */

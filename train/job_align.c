@@ -1,9 +1,10 @@
 /* A job's objective over whole texts: its data, its reference, its draws. */
 #include "train/job.h"
+#include "train/labels.h"
 
-int at_job_find_score(struct at_job *j, size_t *which)
+static int find_score(struct at_job *j, const struct at_data *d,
+                      size_t *which)
 {
-    const struct at_data *d = j->data;
     const char *name = at_recipe_text(j->r, "align.score");
     for (*which = 0; *which < d->n_scores; (*which)++)
         if (strcmp(d->score_name[*which], name) == 0 ||
@@ -17,7 +18,8 @@ int at_job_find_score(struct at_job *j, size_t *which)
 }
 
 /* The reward of every draw of a dataset: its scores by the palette's weights. */
-static int weigh_draws(struct at_job *j, const struct at_data *d)
+static int weigh_draws(struct at_job *j, const struct at_data *d,
+                       struct at_job_scores *score)
 {
     const struct at_weights *w = &j->weights;
     float *reward = at_alloc_n(j->cx, &j->cx->run, (size_t)d->n_docs,
@@ -25,7 +27,7 @@ static int weigh_draws(struct at_job *j, const struct at_data *d)
     int rc = reward ? at_weights_read(j->cx, &j->cx->run, at_recipe_text(j->r,
                                       "align.palette"), &j->weights)
                     : AT_ENOMEM;
-    j->reward = reward;
+    *score = (struct at_job_scores){ reward, 1 };
     if (rc == AT_OK && d->group < 2)
         return at_fail(j->cx, AT_EINVAL, "objective %s learns from several texts "
                        "for each prompt, as 'attune rollout' draws them; %s "
@@ -62,7 +64,7 @@ static int check_unpaired(struct at_job *j)
     if (at_recipe_bool(j->r, "data.stream"))
         return at_fail(j->cx, AT_EINVAL, "data.stream cuts texts, and objective "
                        "%s needs them whole", j->objective->name);
-    rc = at_job_find_score(j, &which);
+    rc = find_score(j, d, &which);
     for (uint64_t i = 0; i < d->n_docs && rc == AT_OK; i++) {
         double x = (double)d->score[i * d->n_scores + which];
         if (x < 0 || x > 1 || (x > 0 && x < 1))
@@ -77,7 +79,7 @@ int at_job_check_objective(struct at_job *j)
 {
     const struct at_data *d = j->data;
     const char *path = at_h5_path(d->f);
-    size_t which;
+    size_t T = size_of(j, "batch.length");
     if (needs(j, AT_NEEDS_OLD | AT_NEEDS_DRAWS) && !is_set(j, "align.palette"))
         return at_fail(j->cx, AT_EINVAL, "objective %s moves the model towards "
                        "a palette: give align.palette, a file by 'attune "
@@ -93,13 +95,92 @@ int at_job_check_objective(struct at_job *j)
                        "and rejected", j->objective->name, path);
     if (needs(j, AT_NEEDS_KL))
         return check_unpaired(j);
-    if (needs(j, AT_NEEDS_PAIRS) && at_recipe_bool(j->r, "data.stream"))
+    if (needs(j, AT_NEEDS_PAIRS | AT_NEEDS_VALUE) &&
+        at_recipe_bool(j->r, "data.stream"))
         return at_fail(j->cx, AT_EINVAL, "data.stream cuts texts, and objective "
                        "%s needs them whole", j->objective->name);
+    act_on(j, "batch.length");
+    if (needs(j, AT_NEEDS_VALUE) && d->longest > T)
+        return at_fail(j->cx, AT_EINVAL, "batch.length is %zu, and the longest "
+                       "text of %s has %llu tokens: a model that judges it must "
+                       "see all of it.  Raise batch.length, or make the dataset "
+                       "with --max-length %zu", T, path,
+                       (unsigned long long)d->longest, T);
+    return AT_OK;
+}
+
+static int open_split(struct at_job *j, const struct at_data *d,
+                      struct at_job_scores *score)
+{
+    size_t which;
+    int rc;
     if (needs(j, AT_NEEDS_DRAWS))
-        return weigh_draws(j, d);
-    return needs(j, AT_NEEDS_SCORE) && !needs(j, AT_NEEDS_OLD)
-               ? at_job_find_score(j, &which) : AT_OK;
+        return weigh_draws(j, d, score);
+    if (needs(j, AT_NEEDS_LABEL)) {
+        score->stride = 1;
+        return at_labels_map(j->cx, &j->cx->run, d, &j->d, &score->of);
+    }
+    rc = find_score(j, d, &which);
+    if (rc == AT_OK)
+        *score = (struct at_job_scores){ d->score + which, d->n_scores };
+    return rc;
+}
+
+int at_job_open_scores(struct at_job *j)
+{
+    int rc = open_split(j, j->data, &j->score[AT_TRAIN]);
+    j->score[AT_VALIDATION] = j->score[AT_TRAIN];
+    if (rc == AT_OK && j->validation != j->data)
+        rc = open_split(j, j->validation, &j->score[AT_VALIDATION]);
+    if (rc == AT_OK && needs(j, AT_NEEDS_LABEL)) {
+        j->table = at_alloc_n(j->cx, &j->cx->run, j->d.value * j->d.value,
+                              sizeof *j->table);
+        rc = j->table ? AT_OK : AT_ENOMEM;
+    }
+    return rc;
+}
+
+void at_job_use_scores(struct at_job *j, enum at_split split)
+{
+    j->st->score = j->score[split].of;
+    j->st->score_stride = j->score[split].stride;
+}
+
+/* Labels are those that the model has; a model without takes the dataset's.  */
+static int describe_labels(struct at_job *j)
+{
+    struct at_decoder *d = &j->d;
+    d->value_open = true;
+    if (d->value && d->problem == AT_ONE_LABEL && d->labels)
+        return AT_OK;
+    if (d->value)
+        return at_fail(j->cx, AT_EINVAL, "%s says %zu numbers of a text that are "
+                       "no labels: use objective: regression, or start from a "
+                       "model that does not judge yet", j->start->path,
+                       d->value);
+    d->value_plain = !d->both;
+    return at_labels_new(j->cx, &j->cx->run, j->data, d);
+}
+
+int at_job_describe_judge(struct at_job *j)
+{
+    struct at_decoder *d = &j->d;
+    act_on(j, "objective");
+    if (!needs(j, AT_NEEDS_VALUE)) {
+        d->value = 0;
+        d->labels = NULL;
+        return AT_OK;
+    }
+    if (needs(j, AT_NEEDS_LABEL))
+        return describe_labels(j);
+    if (d->value > 1)
+        return at_fail(j->cx, AT_EINVAL, "%s tells %zu labels apart, and "
+                       "objective %s learns one number: use objective: classify",
+                       j->start->path, d->value, j->objective->name);
+    d->value_open = false;
+    d->value_plain = d->value && d->value_plain;
+    d->value = 1;
+    return AT_OK;
 }
 
 int at_job_open_roller(struct at_job *j)

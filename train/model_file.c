@@ -24,7 +24,12 @@
     X(parallel, parallel, bool) X(rotary, rotary, size_t)                \
     X(scaling, scaling, enum at_scaling) X(scale_from, scale_from, size_t) \
     X(window, window, size_t) X(full_every, full_every, size_t)          \
-    X(value, value, bool)
+    X(value, value, size_t) X(value_plain, value_plain, bool)            \
+    X(value_first, value_first, bool) X(value_act, value_act, enum at_act) \
+    X(value_open, value_open, bool)                                      \
+    X(problem, problem, enum at_problem) X(both, both, bool)             \
+    X(types, types, size_t) X(embed_norm, embed_norm, bool)              \
+    X(pos_from, pos_from, size_t)
 #define MORE_REALS(X)                                                    \
     X(rope_local) X(scale_factor) X(scale_low) X(scale_high)             \
     X(attn_scale) X(embed_scale)
@@ -62,6 +67,44 @@ static int get_dropped(struct at_ctx *cx, struct at_h5 *f, struct at_arena *a,
     return rc;
 }
 
+/* Names of labels, one a line.                                               */
+static int put_labels(struct at_ctx *cx, struct at_h5 *f,
+                      const struct at_decoder *d)
+{
+    struct at_text t = { 0 };
+    int rc;
+    for (size_t i = 0; d->labels && i < d->value; i++)
+        at_text_addf(&t, "%s%s", i ? "\n" : "", d->labels[i]);
+    rc = at_text_ok(cx, &t);
+    if (rc == AT_OK && d->labels && d->value)
+        rc = at_h5_set_text(cx, f, "model_labels", t.s ? t.s : "");
+    at_text_finish(&t);
+    return rc;
+}
+
+static int get_labels(struct at_ctx *cx, struct at_h5 *f, struct at_arena *a,
+                      struct at_decoder *d)
+{
+    const char *text, **name = at_alloc_n(cx, a, d->value + 1, sizeof *name);
+    size_t n = 0;
+    int rc = name ? AT_OK : AT_ENOMEM;
+    if (!at_h5_has_fact(f, "model_labels"))
+        return rc;
+    if (rc == AT_OK)
+        rc = at_h5_get_text(cx, f, "model_labels", a, &text);
+    while (rc == AT_OK && text && n < d->value) {
+        size_t len = strcspn(text, "\n");
+        name[n] = at_strndup(cx, a, text, len);
+        rc = name[n++] ? AT_OK : AT_ENOMEM;
+        text = text[len] ? text + len + 1 : NULL;
+    }
+    if (rc == AT_OK && (text || n != d->value))
+        rc = at_fail(cx, AT_EFORMAT, "%s: the model has %zu labels and other "
+                     "than as many names", at_h5_path(f), d->value);
+    d->labels = name;
+    return rc;
+}
+
 static int put_description(struct at_ctx *cx, struct at_h5 *f,
                            const struct at_decoder *d)
 {
@@ -70,6 +113,8 @@ static int put_description(struct at_ctx *cx, struct at_h5 *f,
         rc = put_dropped(cx, f, "model_no_attn", d->no_attn, d->L);
     if (rc == AT_OK)
         rc = put_dropped(cx, f, "model_no_mlp", d->no_mlp, d->L);
+    if (rc == AT_OK)
+        rc = put_labels(cx, f, d);
 #define PUT(name, field, type)                                           \
     if (rc == AT_OK)                                                     \
         rc = at_h5_set_int(cx, f, "model_" #name, (int64_t)d->field);
@@ -95,8 +140,9 @@ static int check_choices(struct at_ctx *cx, struct at_h5 *f,
 {
     if (d->norm > AT_NORM_LAYER || d->act > AT_SILU ||
         d->pos > AT_POS_LEARNED || d->bias > AT_BIAS_ALL ||
-        d->norm_place > AT_NORM_BOTH || d->qk_norm > AT_QK_WIDE ||
-        d->scaling > AT_SCALING_LLAMA3)
+        d->norm_place > AT_NORM_SUM || d->qk_norm > AT_QK_WIDE ||
+        d->scaling > AT_SCALING_LLAMA3 || d->value_act > AT_TANH ||
+        d->problem > AT_MANY_LABELS)
         return at_fail(cx, AT_EFORMAT, "%s: the model has parts that this "
                        "attune does not know: update attune", at_h5_path(f));
     return AT_OK;
@@ -165,6 +211,8 @@ static int get_description(struct at_ctx *cx, struct at_h5 *f,
         rc = get_dropped(cx, f, a, "model_no_attn", d, &d->no_attn);
     if (rc == AT_OK)
         rc = get_dropped(cx, f, a, "model_no_mlp", d, &d->no_mlp);
+    if (rc == AT_OK)
+        rc = get_labels(cx, f, a, d);
     return rc < 0 ? at_note(cx, rc, "reading the model in %s", at_h5_path(f))
                   : AT_OK;
 }
@@ -204,10 +252,13 @@ int at_model_need_tokenizer(struct at_ctx *cx, const struct at_model *m)
 
 int at_model_need_words(struct at_ctx *cx, const struct at_model *m)
 {
+    if (m->d.both && !m->d.value)
+        return at_fail(cx, AT_EINVAL, "%s: is an encoder: it writes no text "
+                       "(objective: classify makes a classifier of it)",
+                       m->path);
     if (m->d.value)
-        return at_fail(cx, AT_EINVAL, "%s: is a reward model: it judges texts "
-                       "(attune rollout --value reward:%s) and writes none",
-                       m->path, m->path);
+        return at_fail(cx, AT_EINVAL, "%s: judges texts (attune classify; "
+                       "attune rollout --value) and writes none", m->path);
     return at_model_need_tokenizer(cx, m);
 }
 
@@ -218,15 +269,31 @@ int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
     struct at_decoder_options o = { 0 };
     struct at_tokens in = { .B = 1 };
     struct at_shape one = at_shape1(1);
+    struct at_val *hidden;
     int rc = at_graph_create(cx, &cx->plan, ps, &at_kernels_ref, &g);
     if (rc < 0)
         return rc;
     in.ids = at_input(g, "ids", AT_I32, one);
     in.pos = at_input(g, "pos", AT_I32, one);
     in.first = at_input(g, "first", AT_I32, one);
-    if (!at_decoder_hidden(g, d, &in, &o) || !at_decoder_head(g, d))
+    in.type = at_input(g, "type", AT_I32, one);
+    hidden = at_decoder_hidden(g, d, &in, &o);
+    if (!hidden || (d->value && !at_decoder_value(g, d, hidden)) ||
+        (!d->value && !d->both && !at_decoder_head(g, d)))
         return cx->err.code;
     return AT_OK;
+}
+
+int at_model_declare_dense(struct at_ctx *cx, const struct at_decoder *d,
+                           struct at_params *ps)
+{
+    struct at_graph *g;
+    struct at_val *x;
+    int rc = at_graph_create(cx, &cx->plan, ps, &at_kernels_ref, &g);
+    if (rc < 0)
+        return rc;
+    x = at_input(g, "hidden", AT_REAL, at_shape2(1, d->C));
+    return at_decoder_dense(g, d, x) ? AT_OK : cx->err.code;
 }
 
 int at_model_identify(struct at_ctx *cx, struct at_h5 *f,
@@ -376,12 +443,14 @@ static int all_used(struct at_ctx *cx, struct at_h5 *f,
 {
     const char *const *names;
     size_t n, off = strlen("params/");
+    bool judges = at_param_find(ps, "value.weight");    /* and writes no text */
     int rc = at_h5_names(cx, f, "params/", &cx->scratch, &names, &n);
     if (rc < 0 || n == used)
         return rc;
     for (size_t i = 0; i < n; i++)
         if (!at_param_find(ps, array_param(cx, names[i] + off)) &&
-            !at_decoder_owns_value(names[i] + off))
+            !at_decoder_owns_value(names[i] + off) &&
+            !(judges && strcmp(names[i] + off, "head.weight") == 0))
             return at_fail(cx, AT_EFORMAT, "%s: holds '%s', which the model has "
                            "no place for", at_h5_path(f), names[i] + off);
     return AT_OK;

@@ -31,6 +31,9 @@ int at_model_need_words(struct at_ctx *cx, const struct at_model *m);
 /* Declares the params of a description, by building its graph once.          */
 int at_model_declare(struct at_ctx *cx, const struct at_decoder *d,
                      struct at_params *ps);
+/* Also the dense layer of a value that it does not have (yet).               */
+int at_model_declare_dense(struct at_ctx *cx, const struct at_decoder *d,
+                           struct at_params *ps);
 /* Reads every param of ps, which must be sealed: the base's first, then the
  * adapter's.  What is missing, or left over, is an error with the names; params
  * of adapters that m does not hold stay as they are.

@@ -10,7 +10,7 @@
 struct at_rules {
     struct at_pattern *freeze, *only, *decay;
     struct at_factors scale;
-    bool adapter, value, words;
+    bool adapter, value;
 };
 
 static int open_pattern(struct at_ctx *cx, const struct at_recipe *r,
@@ -25,7 +25,7 @@ static int open_pattern(struct at_ctx *cx, const struct at_recipe *r,
 
 int at_rules_create(struct at_ctx *cx, struct at_arena *arena,
                     const struct at_recipe *r, bool adapter,
-                    bool value, bool words, struct at_rules **made)
+                    bool value, struct at_rules **made)
 {
     struct at_rules *u = at_alloc(cx, arena, sizeof *u);
     int rc;
@@ -34,7 +34,6 @@ int at_rules_create(struct at_ctx *cx, struct at_arena *arena,
     *made = u;
     u->adapter = adapter;
     u->value = value;
-    u->words = words;
     rc = open_pattern(cx, r, "freeze", &u->freeze);
     if (rc == AT_OK)
         rc = open_pattern(cx, r, "train_only", &u->only);
@@ -62,8 +61,6 @@ bool at_rules_train(const void *self, const char *name)
     bool yes = !u->adapter || at_adapter_owns(name);
     if (u->value && at_decoder_owns_value(name))
         return true;
-    if (!u->words && strcmp(name, "head.weight") == 0)
-        return false;           /* a reward model predicts no tokens          */
     if (u->only)
         yes = at_pattern_finds(u->only, name) || at_adapter_owns(name);
     if (u->freeze && at_pattern_finds(u->freeze, name))

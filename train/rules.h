@@ -9,11 +9,10 @@
 struct at_rules;
 
 /* Lives in `arena`, but holds compiled patterns: at_rules_destroy.  adapter:
- * whether the run has one; value: whether it trains a value head; words:
- * whether the model predicts tokens.                                         */
+ * whether the run has one; value: whether it trains a value head.          */
 int at_rules_create(struct at_ctx *cx, struct at_arena *arena,
                     const struct at_recipe *r, bool adapter,
-                    bool value, bool words, struct at_rules **rules);
+                    bool value, struct at_rules **rules);
 void at_rules_destroy(struct at_rules *rules);
 /* For at_params: self is a struct at_rules.  An adapter's own parameters are
  * trained unless frozen; with one, nothing else is unless train_only says so. */

@@ -72,7 +72,10 @@ struct at_job {
     struct at_roller *roller;   /* draws what is trained on                   */
     struct at_values values;
     struct at_weights weights;  /* of values; they may move                   */
-    float *reward;              /* of a dataset of draws, by document         */
+    /* What is learnt of every document, of training and of validation.       */
+    struct at_job_scores { const float *of; size_t stride; } score[AT_SPLITS];
+    double *table;              /* of classify: labels and what they were taken
+                                 * for, in the evaluation that runs           */
     struct at_generator *gen;
     struct at_tok_coder *coder;
     struct at_metrics *metrics;

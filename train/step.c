@@ -24,8 +24,8 @@ static int finish(struct at_step *st, struct at_graph *g, struct at_val *hidden,
                   enum pass pass, struct at_step_io *io)
 {
     const struct at_objective *o = st->set.objective;
-    struct at_val *head = at_decoder_head(g, st->d), *roots[3];
-    bool train = pass == TRAIN;
+    bool train = pass == TRAIN, judges = o && (o->needs & AT_NEEDS_VALUE);
+    struct at_val *head = judges ? NULL : at_decoder_head(g, st->d), *roots[3];
     int n = 1, rc = AT_OK;
     if (!o && train && st->set.teacher) {
         roots[0] = io->loss = taught_loss(st, g, hidden, head, io);
@@ -38,14 +38,14 @@ static int finish(struct at_step *st, struct at_graph *g, struct at_val *hidden,
         roots[0] = io->loss = at_linear_xent(g, hidden, head, io->target,
                                              io->weight, &io->ce);
         roots[n++] = io->ce;
-    } else if (o->needs & AT_NEEDS_VALUE) {
+    } else if (judges) {
         roots[0] = io->value = at_decoder_value(g, st->d, hidden);
     } else {
         roots[0] = io->ce = at_linear_ce(g, hidden, head, io->target, NULL);
         if ((o->needs & AT_NEEDS_CRITIC) && pass != REF)
             roots[n++] = io->value = at_decoder_value(g, st->d, hidden);
     }
-    if (!head || !roots[0] || !roots[n - 1])
+    if ((!head && !judges) || !roots[0] || !roots[n - 1])
         return st->cx->err.code;
     for (int i = 0; i < n && train && o; i++)
         io->seed[i] = at_input(g, i ? "critic's derivative" : "derivative",
@@ -111,6 +111,8 @@ static int build(struct at_step *st, struct at_arena *arena,
     in.pos = io->pos = at_input(g, "pos", AT_I32, N);
     in.first = io->first = at_input(g, "first", AT_I32, N);
     in.part = io->part = at_input(g, "part", AT_I32, N);
+    if (d->types)
+        in.type = io->type = at_input(g, "type", AT_I32, N);
     g->share = io->share = at_input(g, "share", AT_REAL, at_shape1(1));
     io->target = at_input(g, "target", AT_I32, N);
     if (!s->objective && train)
@@ -174,7 +176,7 @@ static int build_all(struct at_step *st, struct at_arena *arena,
         return at_note(st->cx, rc, "building the evaluation graph");
     if (o)
         rc = at_gather_create(st->cx, arena, st->set.rows * st->set.length,
-                              &st->seq);
+                              st->d->value ? st->d->value : 1, &st->seq);
     if (rc == AT_OK && o && (o->needs & AT_NEEDS_KL))
         rc = at_mismatch_create(st->cx, arena, st->set.rows, st->set.length,
                                 st->set.accumulate, &st->odd);
@@ -274,6 +276,8 @@ static void fill(const struct at_step *st, const struct at_step_io *io,
     for (size_t i = 0; i < N && io->weight; i++)
         ((at_real *)io->weight->data)[i] = (at_real)weight;
     fill_parts(io->part->data, b);
+    if (io->type)
+        memset(io->type->data, 0, N * sizeof(int32_t));
     *(at_real *)io->share->data = (at_real)st->share;
 }
 
@@ -382,6 +386,23 @@ static void prepare(struct at_step *st, const struct at_batch *b,
     }
 }
 
+/* Where a text's numbers stand among those of all positions.                 */
+static size_t place_of(const struct at_step *st, size_t i)
+{
+    const struct at_gather *g = st->seq;
+    return g->width * (size_t)(st->d->value_first ? g->begin[i] : g->last[i]);
+}
+
+static void gather_values(const struct at_step *st, const struct at_step_io *io,
+                          double *value, size_t n)
+{
+    const at_real *all = io->value->data;
+    size_t W = st->seq->width;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < W; k++)
+            value[i * W + k] = (double)all[place_of(st, i) + k];
+}
+
 /* The objective over the batch whose forward part has run.  q: its counts of
  * the whole step.                                                            */
 static void judge(struct at_step *st, const struct at_step_io *io,
@@ -392,10 +413,10 @@ static void judge(struct at_step *st, const struct at_step_io *io,
         at_gather_tokens(g, io->ce->data, -1, g->logp);
     if (io->ce && io->value)
         at_gather_tokens(g, io->value->data, 1, g->critic);
-    for (size_t i = 0; i < g->n && !io->ce; i++)
-        g->value[i] = (double)((at_real *)io->value->data)[g->last[i]];
+    if (!io->ce)
+        gather_values(st, io, g->value, g->n);
     memset(g->dlogp, 0, g->n_max * sizeof *g->dlogp);
-    memset(g->dvalue, 0, g->n_max * sizeof *g->dvalue);
+    memset(g->dvalue, 0, g->n_max * g->width * sizeof *g->dvalue);
     memset(g->dcritic, 0, g->n_max * sizeof *g->dcritic);
     st->set.objective->run(q, &st->set.how, sum);
 }
@@ -406,9 +427,9 @@ static void seed(struct at_step *st)
     const struct at_gather *g = st->seq;
     const struct at_step_io *io = &st->train;
     at_real *to = io->seed[0]->data;
-    memset(to, 0, g->n_max * sizeof *to);
-    for (size_t i = 0; i < g->n && !io->ce; i++)
-        to[g->last[i]] = (at_real)g->dvalue[i];
+    memset(to, 0, at_shape_count(&io->seed[0]->shape) * sizeof *to);
+    for (size_t i = 0; i < g->n * g->width && !io->ce; i++)
+        to[place_of(st, i / g->width) + i % g->width] = (at_real)g->dvalue[i];
     for (size_t i = 0; i < g->start[g->n] && io->ce; i++)
         to[g->at[i]] = (at_real)-g->dlogp[i];
     if (!io->seed[1])
@@ -580,13 +601,10 @@ size_t at_step_values(struct at_step *st, const struct at_batch *b,
 {
     struct at_run r = { .k = st->k };
     const struct at_gather *g = st->seq;
-    const at_real *all;
     at_gather_batch(st->seq, b);
     fill(st, &st->eval, b, 0);
     at_plan_run(st->eval.plan, &r);
-    all = st->eval.value->data;
-    for (size_t i = 0; i < g->n && i < most; i++)
-        value[i] = (double)all[g->last[i]];
+    gather_values(st, &st->eval, value, g->n < most ? g->n : most);
     return g->n;
 }
 

@@ -58,10 +58,11 @@ struct at_drawn { float *old, *ref, *critic, *gain, *ret; };
 struct at_step_io {
     struct at_plan *plan;
     struct at_val *ids, *pos, *first, *part, *target, *share;
+    struct at_val *type;            /* where the model has types of tokens    */
     struct at_val *weight, *loss;   /* language modelling                     */
     struct at_val *ce;          /* [N]; NULL for an objective on values       */
     struct at_val *gap;         /* [N] of the same; evaluation of such         */
-    struct at_val *value;       /* [N,1] of such, or of a critic              */
+    struct at_val *value;       /* [N,d->value] of such, or [N,1] of a critic */
     struct at_val *seed[2];     /* like ce or value: derivative of the loss;
                                  * and of a critic's value                    */
     struct at_val *taught, *kl; /* the teacher's hidden states; [N]           */
@@ -158,8 +159,8 @@ void at_step_destroy(struct at_step *st);
 /* The cross-entropy of each position of the batch evaluated last, [N]; 0 where
  * there is no target.  NULL for an objective on values.                      */
 const at_real *at_step_ce(const struct at_step *st);
-/* A reward model's numbers for the texts of a batch, in order, up to most; how
- * many there are.                                                            */
+/* A judging model's numbers, [most,d->value], for the texts of a batch, in
+ * order; how many texts there are.                                           */
 size_t at_step_values(struct at_step *st, const struct at_batch *b,
                       double *value, size_t most);
 

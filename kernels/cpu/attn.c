@@ -312,7 +312,7 @@ static void attn_fwd(float *y, float *lse, const float *q, const float *k,
             lanes_add(&t[n_tiles - 1], q + n * a->ld_q + h * a->K,
                       y + n * a->ld_y + h * a->K, lse + n * a->H + h,
                       (int32_t)(at_attn_from(a, token) - row),
-                      (int32_t)(token - row));
+                      (int32_t)(at_attn_to(a, token) - row));
         }
         attend(t, n_tiles, &c, a->scale);
     }

@@ -34,6 +34,11 @@ static int32_t first_of(const struct head *h, size_t i,
     return (int32_t)(at_attn_from(a, h->row + i) - h->row);
 }
 
+static int32_t last_of(const struct head *h, size_t i, const struct at_attn *a)
+{
+    return (int32_t)(at_attn_to(a, h->row + i) - h->row);
+}
+
 static void keys_in(struct keys *t, const float *k, const float *v,
                     const struct at_attn *a)
 {
@@ -51,7 +56,7 @@ struct queries {                    /* one tile of them                       */
     float dq[QT * LD_MAX];
     float p[QT * KT], ds[QT * KT];
     float lse[QT], delta[QT];       /* lse in base 2; delta = dy . y          */
-    int32_t first[QT];
+    int32_t first[QT], last[QT];
     int32_t from;
     size_t n;
 };
@@ -73,6 +78,7 @@ static void queries_in(struct queries *s, const struct head *h, size_t i,
         s->delta[r] = v_sum(dot);
         s->lse[r] = h->lse[(i + r) * a->H] * log2_e;
         s->first[r] = first_of(h, i + r, a);
+        s->last[r] = last_of(h, i + r, a);
     }
 }
 
@@ -94,7 +100,7 @@ HOT void weights(struct queries *s, const struct keys *t, size_t r,
                 vec_i key = v_all_i(t->from + v * W);
                 for (int l = 0; l < W; l++)
                     key[l] += l;
-                e = v_pick((key <= s->from + (int32_t)at) &
+                e = v_pick((key <= s->last[at]) &
                                (key >= s->first[at]) &
                                ((v_load(t->seen + v * W) > 0) |
                                 (key == s->from + (int32_t)at)),
@@ -173,22 +179,24 @@ static void head_bwd(struct keys *t, size_t n_tiles, const struct head *h,
 {
     int32_t end = t[n_tiles - 1].from + (int32_t)t[n_tiles - 1].n - 1;
     _Alignas(64) struct queries s;
-    for (size_t i = (size_t)t->from; i < a->T; i += QT) {
+    for (size_t i = a->both ? 0 : (size_t)t->from; i < a->T; i += QT) {
         size_t n = least(QT, a->T - i), ld = ld_of(a->K);
+        /* All of the queries see hi .. near, none sees what is outside
+         * lo .. far.                                                         */
         int32_t lo = INT32_MAX, hi = 0;
+        int32_t near = last_of(h, i, a), far = last_of(h, i + n - 1, a);
         for (size_t j = i; j < i + n; j++) {
             int32_t f = first_of(h, j, a);
             lo = f < lo ? f : lo;
             hi = f > hi ? f : hi;
         }
-        if (lo > end)
+        if (lo > end || far < t->from)
             continue;
         queries_in(&s, h, i, n, a);
         for (size_t j = 0; j < n_tiles; j++) {
             int32_t from = t[j].from, last = from + (int32_t)t[j].n - 1;
-            bool masked = hi > from || last > (int32_t)i || t[j].n < KT ||
-                          a->seen;
-            if (lo <= last && from < (int32_t)(i + n))
+            bool masked = hi > from || last > near || t[j].n < KT || a->seen;
+            if (lo <= last && from <= far)
                 tile_bwd(&t[j], &s, masked, a);
         }
         for (size_t r = 0; r < n; r++)

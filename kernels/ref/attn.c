@@ -29,7 +29,8 @@ static at_real dot(const at_real *a, const at_real *b, size_t n)
     return sum;
 }
 
-/* Whether key j of m is hidden from the query at the last of them.           */
+/* Whether key j of m is hidden from the query, who is the last of them where
+ * there is a `seen`.                                                         */
 static bool hidden(const at_real *seen, size_t j, size_t m)
 {
     return seen && seen[j] <= 0 && j + 1 < m;
@@ -72,7 +73,8 @@ void ref_attn_fwd(at_real *y, at_real *lse, const at_real *q, const at_real *k,
             attend(y + i * a->ld_y + h * K, lse + i * a->H + h,
                    q + i * a->ld_q + h * K, k + from * a->ld_k + g * K,
                    a->ld_k, v + from * a->ld_v + g * K, a->ld_v,
-                   a->seen ? a->seen + from : NULL, n - from + 1, K, a->scale);
+                   a->seen ? a->seen + from : NULL,
+                   at_attn_to(a, n) - from + 1, K, a->scale);
         }
 }
 
@@ -98,7 +100,8 @@ void ref_attn_bwd(at_real *dq, at_real *dk, at_real *dv, const at_real *dy,
             const at_real *qn = q + n * a->ld_q + h * K;
             const at_real *dyn = dy + n * a->ld_y + h * K;
             at_real delta = dot(dyn, y + n * a->ld_y + h * K, K);
-            for (size_t j = at_attn_from(a, n); j <= n; j++) {
+            size_t to = at_attn_to(a, n);
+            for (size_t j = at_attn_from(a, n); j <= to; j++) {
                 size_t at_k = j * a->ld_k + h / share * K;
                 size_t at_v = j * a->ld_v + h / share * K;
                 at_real s = a->scale * dot(qn, k + at_k, K);

@@ -35,10 +35,13 @@ static void check_spans(struct at_ctx *cx, const struct at_tok_ids *ids,
 }
 
 /* SentencePiece takes U+2581 for a space, and Mistral's rule loses one before a
- * text: such texts do not come back as they were.                             */
+ * text: such texts do not come back as they were; nor do WordPiece's, Unigram's. */
 static bool comes_back(const struct at_tok *tok, const char *s, size_t n)
 {
     static const char mark[] = "\xE2\x96\x81";
+    if (strcmp(at_tok_kind(tok), "wordpiece") == 0 ||
+        strcmp(at_tok_kind(tok), "unigram") == 0)
+        return false;
     if (strcmp(at_tok_kind(tok), "spaced_bpe") != 0)
         return true;
     for (size_t i = 0; i + 3 <= n; i++)

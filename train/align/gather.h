@@ -7,18 +7,20 @@
 
 struct at_gather {
     size_t n, n_max;            /* sequences; positions of a batch            */
+    size_t width;               /* values of a sequence                       */
     size_t *start;              /* [n_max+1] first token of each              */
     int32_t *at;                /* [n_max] token: its position in the batch   */
-    int32_t *last;              /* [n_max] sequence: position of its last     */
+    int32_t *begin, *last;      /* [n_max] sequence: its first, last position */
     int64_t *doc;               /* [n_max] sequence: its document             */
     double *logp, *ref, *old, *dlogp;   /* [n_max] by token                   */
     double *critic, *critic_old, *gain, *ret, *dcritic;     /* likewise       */
-    double *value, *score, *dvalue;     /* [n_max] by sequence                */
+    double *score;              /* [n_max] by sequence                        */
+    double *value, *dvalue;     /* [n_max*width]                              */
 };
 
 /* For batches of up to N positions. */
 int at_gather_create(struct at_ctx *cx, struct at_arena *arena, size_t N,
-                     struct at_gather **g);
+                     size_t width, struct at_gather **g);
 /* Finds the sequences: a document is one.                                    */
 void at_gather_batch(struct at_gather *g, const struct at_batch *b);
 /* By position in the batch to by token: to[i] = sign * x[position of i].     */

@@ -13,6 +13,8 @@ const struct at_objective at_objectives[] = {
     { "reward", AT_NEEDS_PAIRS | AT_NEEDS_VALUE, at_bradley_terry },
     { "regression", AT_NEEDS_SCORE | AT_NEEDS_VALUE, at_regression },
     { "binary", AT_NEEDS_SCORE | AT_NEEDS_VALUE, at_binary },
+    { "classify", AT_NEEDS_SCORE | AT_NEEDS_VALUE | AT_NEEDS_LABEL,
+      at_classify },
     { "rloo", AT_NEEDS_SCORE | AT_NEEDS_REF | AT_NEEDS_OLD, at_rloo },
     { "grpo", AT_NEEDS_SCORE | AT_NEEDS_REF | AT_NEEDS_OLD, at_grpo },
     { "ppo", AT_NEEDS_SCORE | AT_NEEDS_REF | AT_NEEDS_OLD | AT_NEEDS_CRITIC,

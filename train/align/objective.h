@@ -21,7 +21,8 @@ struct at_seqs {
     const double *logp;         /* [start[n]] under the model                 */
     const double *ref;          /* [start[n]] under the reference             */
     const double *old;          /* [start[n]] under the model that drew them  */
-    const double *value;        /* [n] a reward model's number                */
+    size_t width;               /* numbers that a judging model has for each  */
+    const double *value;        /* [n,width]                                  */
     const double *score;        /* [n] what was measured: reward, or label    */
     /* Of a policy with a critic, by token: what it expects of the rest of the
      * text, and did when the text was drawn; by how much that was better; and
@@ -31,7 +32,7 @@ struct at_seqs {
                                  * tokens; those of the chosen of its pairs   */
     double kl;                  /* kto: how far the model has moved at large  */
     double *dlogp;              /* [start[n]] out                             */
-    double *dvalue;             /* [n] out                                    */
+    double *dvalue;             /* [n,width] out                              */
     double *dcritic;            /* [start[n]] out                             */
 };
 
@@ -54,6 +55,8 @@ struct at_objective_sum {
     double score, kl, n;        /* sums over sequences, and how many          */
     double clipped, ratios;     /* ratios that were clipped, of how many      */
     double critic;              /* half squares of its misses, of the ratios  */
+    double *table;              /* classify: [width,width] texts with a label
+                                 * that were taken for another; NULL: not kept */
 };
 
 enum at_objective_needs {
@@ -62,7 +65,8 @@ enum at_objective_needs {
     AT_NEEDS_OLD = 16,          /* texts drawn by the model in training       */
     AT_NEEDS_DRAWS = 32,        /* a dataset of draws, several a prompt       */
     AT_NEEDS_CRITIC = 64,       /* a value head beside the policy             */
-    AT_NEEDS_KL = 128           /* mismatched texts (mismatch.h)              */
+    AT_NEEDS_KL = 128,          /* mismatched texts (mismatch.h)              */
+    AT_NEEDS_LABEL = 256        /* scores are labels                          */
 };
 
 typedef void at_objective_fn(const struct at_seqs *s,
@@ -92,12 +96,16 @@ void at_count_pair(struct at_objective_sum *sum, double share, double loss,
 /* min(ratio a, clip(ratio) a) and its derivative by log ratio; counts it.    */
 double at_clipped(double log_ratio, double a, double clip, double *d,
                   struct at_objective_sum *sum);
+/* The macro average of F1 = 2 tp / (2 tp + fp + fn) over the labels that are or
+ * were said of any text, and with two labels that of the second.             */
+double at_f1(const double *table, size_t width);
 /* log(1/(1+e^-x)), and its derivative's factor 1/(1+e^x).                    */
 double at_log_sigmoid(double x);
 double at_sigmoid(double x);
 
 at_objective_fn at_dpo, at_ipo, at_simpo, at_orpo, at_kto;  /* prefer.c       */
-at_objective_fn at_bradley_terry, at_regression, at_binary; /* reward.c       */
+at_objective_fn at_bradley_terry, at_regression, at_binary, at_classify;
+                                                        /* reward.c           */
 at_objective_fn at_rloo, at_grpo, at_distil;            /* policy.c           */
 at_objective_fn at_ppo;                                 /* ppo.c              */
 

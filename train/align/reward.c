@@ -1,4 +1,4 @@
-/* Learning to judge: one number a sequence. */
+/* Learning to judge: one number a sequence, or one a label. */
 #include "train/align/objective.h"
 
 #include <math.h>
@@ -51,4 +51,47 @@ void at_binary(const struct at_seqs *s, const struct at_objective_settings *o,
         sum->score += y;
         sum->n += 1;
     }
+}
+
+/* Cross-entropy of softmax(value) with the label.                            */
+void at_classify(const struct at_seqs *s, const struct at_objective_settings *o,
+                 struct at_objective_sum *sum)
+{
+    double share = 1.0 / (double)s->n_all;
+    size_t W = s->width;
+    (void)o;
+    for (size_t i = 0; i < s->n; i++) {
+        const double *x = s->value + i * W;
+        size_t label = (size_t)s->score[i], best = 0;
+        double all = 0;
+        for (size_t k = 1; k < W; k++)
+            best = x[k] > x[best] ? k : best;
+        for (size_t k = 0; k < W; k++)
+            all += exp(x[k] - x[best]);
+        for (size_t k = 0; k < W; k++)
+            s->dvalue[i * W + k] = share * (exp(x[k] - x[best]) / all -
+                                            (k == label));
+        at_count(sum, share, x[best] + log(all) - x[label]);
+        sum->right += best == label;
+        sum->pairs += 1;
+        if (sum->table)
+            sum->table[label * W + best] += 1;
+    }
+}
+
+double at_f1(const double *table, size_t width)
+{
+    double all = 0, n = 0;
+    for (size_t k = 0; k < width; k++) {
+        double hit = table[k * width + k], is = 0, said = 0;
+        for (size_t i = 0; i < width; i++) {
+            is += table[k * width + i];
+            said += table[i * width + k];
+        }
+        if (width == 2 && k == 0)
+            continue;
+        all += is + said > 0 ? 2 * hit / (is + said) : 0;
+        n += is + said > 0;
+    }
+    return n > 0 ? all / n : 0;
 }

@@ -6,9 +6,9 @@
 #include <string.h>
 
 const struct at_value_kind *const at_value_kinds[] = {
-    &at_value_reward, &at_value_perplexity, &at_value_coherence,
-    &at_value_diversity, &at_value_length, &at_value_pattern,
-    &at_value_command, NULL
+    &at_value_reward, &at_value_logit, &at_value_probability,
+    &at_value_perplexity, &at_value_coherence, &at_value_diversity,
+    &at_value_length, &at_value_pattern, &at_value_command, NULL
 };
 
 static int unknown(struct at_ctx *cx, const char *spec, const char *kind)

@@ -31,7 +31,8 @@ struct at_value_kind {
 };
 
 extern const struct at_value_kind
-    at_value_reward, at_value_perplexity, at_value_coherence, at_value_diversity, at_value_length,
+    at_value_reward, at_value_logit, at_value_probability, at_value_perplexity,
+    at_value_coherence, at_value_diversity, at_value_length,
     at_value_pattern, at_value_command;
 
 /* All of them, NULL-ended.                                                   */

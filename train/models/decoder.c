@@ -184,10 +184,24 @@ static struct at_val *branch(struct at_graph *g, const struct block *b,
         at_sprintf(cx, g->arena, "blocks.%zu.%s_post_norm", b->i, part);
     if (!site || !before || !after)
         return NULL;
-    if (d->norm_place != AT_NORM_POST)
+    if (d->norm_place == AT_NORM_PRE || d->norm_place == AT_NORM_BOTH)
         x = norm(g, d, b->ones, before, x);
     x = at_site(g, site, f, b, x);
-    return d->norm_place == AT_NORM_PRE ? x : norm(g, d, b->ones, after, x);
+    return d->norm_place == AT_NORM_POST || d->norm_place == AT_NORM_BOTH
+               ? norm(g, d, b->ones, after, x) : x;
+}
+
+/* The stream x with what the branch makes of `from`.                         */
+static struct at_val *add_branch(struct at_graph *g, const struct block *b,
+                                 const char *part, at_fn *f, struct at_val *x,
+                                 struct at_val *from)
+{
+    struct at_val *y = at_add(g, x, branch(g, b, part, f, from));
+    const char *name;
+    if (b->d->norm_place != AT_NORM_SUM)
+        return y;
+    name = at_sprintf(g->cx, g->arena, "blocks.%zu.%s_norm", b->i, part);
+    return name ? norm(g, b->d, b->ones, name, y) : NULL;
 }
 
 static struct at_val *one_block(struct at_graph *g, const void *self,
@@ -197,9 +211,9 @@ static struct at_val *one_block(struct at_graph *g, const void *self,
     const struct at_decoder *d = b->d;
     struct at_val *y = x;
     if (!d->no_attn || !d->no_attn[b->i])
-        y = at_add(g, x, branch(g, b, "attn", attention, x));
+        y = add_branch(g, b, "attn", attention, x, x);
     if (!d->no_mlp || !d->no_mlp[b->i])
-        y = at_add(g, y, branch(g, b, "mlp", mlp, d->parallel ? x : y));
+        y = add_branch(g, b, "mlp", mlp, y, d->parallel ? x : y);
     return y;
 }
 
@@ -212,10 +226,17 @@ static struct at_val *embed(struct at_graph *g, const struct at_decoder *d,
                                in->ids);
     if (d->embed_scale > 0)
         x = at_scale(g, x, d->embed_scale);
-    if (d->pos == AT_POS_LEARNED)
-        x = at_add(g, x, at_rows(g, at_weight(g, "pos.weight",
-                                              at_shape2(d->P, d->C), init),
-                                 in->pos));
+    if (d->pos == AT_POS_LEARNED) {
+        struct at_val *w = at_weight(g, "pos.weight",
+                                     at_shape2(d->pos_from + d->P, d->C), init);
+        x = at_add(g, x, at_rows_from(g, w, in->pos, d->pos_from));
+    }
+    if (d->types)
+        x = at_add(g, x, at_rows(g, at_weight(g, "type.weight",
+                                              at_shape2(d->types, d->C), init),
+                                 in->type));
+    if (d->embed_norm)
+        x = norm(g, d, NULL, "embed_norm", x);
     return at_dropout(g, x, dropout);
 }
 
@@ -265,7 +286,13 @@ static bool begin(struct at_graph *g, const struct at_decoder *d,
                                   .memo = in->memo, .B = in->B,
                                   .depth = d->L, .H = d->H, .G = d->G,
                                   .K = d->K, .F = d->F, .act = d->act,
-                                  .gated = d->gated, .fused = d->qkv_fused };
+                                  .gated = d->gated, .fused = d->qkv_fused,
+                                  .both = d->both };
+    if (d->both && in->cache_k) {
+        at_fail(g->cx, AT_EINVAL, "an encoder reads whole texts: it has no "
+                "cache, and writes no text");
+        return false;
+    }
     return tables(g, d, o->rope, s->rope) && (!d->norm_plus || s->ones);
 }
 
@@ -313,30 +340,52 @@ struct at_val *at_decoder_hidden(struct at_graph *g,
         if (o->recompute)
             at_recompute_end(g);
     }
-    return norm(g, d, s.ones, "norm", x);
+    return d->norm_place == AT_NORM_SUM ? x : norm(g, d, s.ones, "norm", x);
 }
 
 struct at_val *at_decoder_head(struct at_graph *g, const struct at_decoder *d)
 {
+    if (d->both) {
+        at_fail(g->cx, AT_EINVAL, "an encoder reads texts and predicts none: "
+                "train it with objective: classify or regression");
+        return NULL;
+    }
     return at_weight(g, d->tied ? "embed.weight" : "head.weight",
                      at_shape2(d->V, d->C),
                      (struct at_init){ AT_INIT_NORMAL, d->init_std });
 }
 
-static const char value_weight[] = "value.weight", value_bias[] = "value.bias";
+struct at_val *at_decoder_dense(struct at_graph *g, const struct at_decoder *d,
+                                struct at_val *x)
+{
+    struct at_val *w = at_weight(g, "value.dense.weight", at_shape2(d->C, d->C),
+                                 (struct at_init){ AT_INIT_NORMAL,
+                                                   d->init_std });
+    struct at_val *b = at_weight(g, "value.dense.bias", at_shape1(d->C),
+                                 (struct at_init){ 0 });
+    return w && b ? at_act(g, at_linear(g, x, w, b, 1), d->value_act) : NULL;
+}
 
 struct at_val *at_decoder_value(struct at_graph *g, const struct at_decoder *d,
                                 struct at_val *hidden)
 {
-    struct at_init drawn = { AT_INIT_NORMAL, 1 / sqrt((double)d->C) };
-    struct at_val *w = at_weight(g, value_weight, at_shape2(1, d->C),
-                                 d->value ? drawn : (struct at_init){ 0 });
-    struct at_val *b = at_weight(g, value_bias, at_shape1(1),
-                                 (struct at_init){ 0 });
-    return w && b ? at_linear(g, hidden, w, b, 1) : NULL;
+    size_t width = d->value ? d->value : 1;
+    struct at_init init = { 0 };            /* a critic begins by saying 0     */
+    struct at_val *x = d->value_first ? at_decoder_dense(g, d, hidden) : hidden;
+    struct at_val *w, *b = NULL;
+    if (d->value)
+        init = (struct at_init){ AT_INIT_NORMAL, 1 / sqrt((double)d->C) };
+    w = at_weight(g, "value.weight", at_shape2(width, d->C), init);
+    if (!d->value_plain) {
+        b = at_weight(g, "value.bias", at_shape1(width),
+                      (struct at_init){ 0 });
+        if (!b)
+            return NULL;
+    }
+    return at_linear(g, x, w, b, 1);
 }
 
 bool at_decoder_owns_value(const char *name)
 {
-    return strcmp(name, value_weight) == 0 || strcmp(name, value_bias) == 0;
+    return strncmp(name, "value.", 6) == 0;
 }

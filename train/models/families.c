@@ -1,4 +1,4 @@
-/* The families of decoders: what each is in the habit of. */
+/* The families of models: what each is in the habit of. */
 #include "train/models/model.h"
 
 #include <math.h>
@@ -8,6 +8,12 @@
     .norm = AT_NORM_RMS, .norm_eps = 1e-5, .act = AT_SILU, .gated = true, \
     .pos = AT_POS_ROPE, .rope_half = true, .rope_theta = 10000,          \
     .tied = true, .init_std = 0.02
+
+#define ENCODER                                                          \
+    .norm = AT_NORM_LAYER, .norm_eps = 1e-12, .act = AT_GELU_ERF,        \
+    .pos = AT_POS_LEARNED, .bias = AT_BIAS_ALL, .tied = true,            \
+    .init_std = 0.02, .norm_place = AT_NORM_SUM, .both = true,           \
+    .embed_norm = true, .value_first = true
 
 static const struct at_decoder families[] = {
     { .family = "llama", LLAMA },
@@ -29,11 +35,21 @@ static const struct at_decoder families[] = {
       .act = AT_GELU_ERF, .pos = AT_POS_ROPE, .rope_half = true,
       .rope_theta = 10000, .bias = AT_BIAS_ALL, .init_std = 0.02,
       .parallel = true },
+    { .family = "opt", .norm = AT_NORM_LAYER, .norm_eps = 1e-5,
+      .act = AT_RELU, .pos = AT_POS_LEARNED, .bias = AT_BIAS_ALL, .tied = true,
+      .init_std = 0.02, .pos_from = 2 },
+    { .family = "bert", ENCODER, .types = 2, .value_act = AT_TANH },
+    { .family = "distilbert", ENCODER, .value_act = AT_RELU },
+    { .family = "roberta", ENCODER, .types = 1, .pos_from = 2,
+      .value_act = AT_TANH },
+    { .family = "xlm-roberta", ENCODER, .types = 1, .pos_from = 2,
+      .value_act = AT_TANH },
 };
 
 static const char *const names[] = {
     "llama", "gpt2", "mistral", "qwen2", "qwen3", "phi3", "olmo2",
-    "gemma3_text", "gpt_neox", NULL
+    "gemma3_text", "gpt_neox", "opt", "bert", "distilbert", "roberta",
+    "xlm-roberta", NULL
 };
 
 const char *const *at_decoder_families(void)
@@ -102,6 +118,9 @@ int at_decoder_check(struct at_ctx *cx, struct at_decoder *d)
             { "layers", d->L, 4096 }, { "heads", d->H, 4096 },
             { "kv_heads", d->G, 4096 }, { "head size", d->K, AT_HEAD_MAX },
             { "ff", d->F, 1u << 20 }, { "max_length", d->P, 1u << 22 },
+            { "positions before the first", d->pos_from + 1, 1u << 10 },
+            { "types of tokens", d->types + 1, 1u << 10 },
+            { "numbers a text", d->value + 1, 1u << 20 },
         };
         for (size_t i = 0; i < AT_COUNT(limits); i++)
             if (limits[i].value < 1 || limits[i].value > limits[i].max)
@@ -121,6 +140,9 @@ int at_decoder_check(struct at_ctx *cx, struct at_decoder *d)
                        "neither rotated nor normed");
     if (d->qk_norm && d->norm != AT_NORM_RMS)
         return at_fail(cx, AT_EINVAL, "q and k can be normed by RMS only");
+    if (d->both && (d->window || !d->value_first))
+        return at_fail(cx, AT_EINVAL, "a model that reads in both directions "
+                       "has no window, and its value is the first token's");
     if (!(d->norm_eps > 0 && d->norm_eps < 1))
         return at_fail(cx, AT_EINVAL, "norm_eps is %g; it must be between 0 and "
                        "1", d->norm_eps);
@@ -131,7 +153,7 @@ double at_decoder_params(const struct at_decoder *d)
 {
     double C = (double)d->C, F = (double)d->F, V = (double)d->V;
     double q = (double)(d->H * d->K), kv = (double)(d->G * d->K);
-    double norm = d->norm == AT_NORM_LAYER ? 2 * C : C;
+    double norm = d->norm == AT_NORM_LAYER ? 2 * C : C, more = 0;
     double block = C * (q + 2 * kv) + q * C + (d->gated ? 3 : 2) * C * F +
                    (d->norm_place == AT_NORM_BOTH ? 4 : 2) * norm;
     if (d->bias & AT_BIAS_QKV)
@@ -142,9 +164,14 @@ double at_decoder_params(const struct at_decoder *d)
         block += (d->gated ? 2 : 1) * F + C;
     if (d->qk_norm)
         block += d->qk_norm == AT_QK_HEAD ? 2 * (double)d->K : q + kv;
-    return (double)d->L * block + norm + V * C * (d->tied ? 1 : 2) +
-           (d->pos == AT_POS_LEARNED ? (double)d->P * C : 0) +
-           (d->value ? C + 1 : 0);
+    if (d->pos == AT_POS_LEARNED)
+        more += (double)(d->pos_from + d->P) * C;
+    more += (double)d->types * C + (d->embed_norm ? norm : 0);
+    if (d->value)
+        more += (double)d->value * (C + !d->value_plain) +
+                (d->value_first ? C * C + C : 0);
+    return (double)d->L * block + (d->norm_place == AT_NORM_SUM ? 0 : norm) +
+           V * C * (d->tied || d->value ? 1 : 2) + more;
 }
 
 /* How far a pair turns from one position to the next.  llama3: waves that fit

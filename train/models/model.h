@@ -1,4 +1,5 @@
-/* models: decoder language models from one description.
+/* models: transformers from one description: decoders, which write text, and
+ * encoders, which read one in both directions.
  *
  * A model is a choice, not a mechanism: it allocates no device memory and
  * knows no adapters; it is a page of at_* calls and a list of named sites.
@@ -9,7 +10,8 @@
  * K head size, F feed-forward, V vocabulary, L layers.
  *
  * Parameters (shapes are [out, in]):
- *   embed.weight [V,C]           pos.weight [P,C]            learned positions
+ *   embed.weight [V,C]           pos.weight [pos_from+P,C]   learned positions
+ *   type.weight [types,C]        embed_norm.weight .bias     encoders
  *   blocks.I.attn_norm.weight    .bias                       [C]
  *   blocks.I.attn.{q,k,v}_proj.weight  or  .qkv_proj.weight  (+ .bias)
  *   blocks.I.attn.o_proj.weight  (+ .bias)
@@ -18,7 +20,9 @@
  *   blocks.I.attn.{q,k}_norm.weight                          qk_norm
  *   blocks.I.{attn,mlp}_post_norm.weight  .bias              norm_place
  *   norm.weight  .bias           head.weight [V,C]           when not tied
- *   value.weight [1,C]           .bias [1]       reward models, critics
+ *   value.weight [value,C]       .bias [value]               reward models and
+ *   value.dense.weight [C,C]     .bias [C]                   classifiers; [1,C] and
+ *                                                            [1] of critics
  * Sites: blocks.I, blocks.I.attn, blocks.I.mlp and every *_proj.             */
 #ifndef AT_MODEL_H
 #define AT_MODEL_H
@@ -27,10 +31,12 @@
 
 enum at_norm { AT_NORM_RMS, AT_NORM_LAYER };
 enum at_pos { AT_POS_ROPE, AT_POS_LEARNED };
-enum at_norm_place { AT_NORM_PRE, AT_NORM_POST, AT_NORM_BOTH }; /* of a branch */
+enum at_norm_place { AT_NORM_PRE, AT_NORM_POST, AT_NORM_BOTH, /* of a branch */
+                     AT_NORM_SUM };     /* of the stream behind it            */
 enum at_qk_norm { AT_QK_NONE, AT_QK_HEAD, AT_QK_WIDE };  /* each head, or all  */
 enum at_bias { AT_BIAS_QKV = 1, AT_BIAS_O = 2, AT_BIAS_MLP = 4,
                AT_BIAS_ALL = 7 };
+enum at_problem { AT_NUMBERS, AT_ONE_LABEL, AT_MANY_LABELS };
 enum at_scaling { AT_SCALING_NONE, AT_SCALING_LINEAR, AT_SCALING_LLAMA3 };
 
 struct at_decoder {
@@ -61,7 +67,21 @@ struct at_decoder {
     size_t scale_from;          /* positions of the model before scaling      */
     size_t window;              /* tokens that a token sees; 0: all           */
     size_t full_every;          /* every so many layers one sees all; 0: none */
-    bool value;                 /* a reward model: one number a position      */
+    size_t value;               /* numbers a text: a reward model's one, a
+                                 * classifier's labels; 0: it writes text     */
+    enum at_problem problem;    /* what they say                              */
+    const char *const *labels;  /* [value] their names; NULL: none            */
+    bool value_plain;           /* without bias                               */
+    bool value_open;            /* of texts as the tokenizer's own file has
+                                 * them end, not always with eos              */
+    bool value_first;           /* of the first token, not the last, through a
+                                 * dense layer and value_act                  */
+    enum at_act value_act;
+    bool both;                  /* tokens see their whole text: an encoder,
+                                 * which has no logits                        */
+    size_t types;               /* of tokens; 0: none                         */
+    bool embed_norm;            /* of embeddings                              */
+    size_t pos_from;            /* rows of pos.weight before the first        */
     double attn_scale;          /* of scores; 0: 1/sqrt(K)                    */
     double embed_scale;         /* of embeddings; 0: 1                        */
     const bool *no_attn, *no_mlp;   /* [L] layers without one; NULL: none     */
@@ -88,6 +108,7 @@ double at_decoder_params(const struct at_decoder *d);
 struct at_tokens {
     struct at_val *ids, *pos, *first;   /* int32 [N]                          */
     struct at_val *part;                /* likewise, enum at_part; may be NULL */
+    struct at_val *type;                /* likewise, where the model has types */
     size_t B;
     /* ... or single tokens against a cache, when cache is not NULL: first is
      * NULL, row [N] says whose.  k[i], v[i] of layer i: [rows,G,T_max,K].    */
@@ -123,13 +144,18 @@ struct at_val *at_decoder_block(struct at_graph *g, const struct at_decoder *d,
                                 const struct at_tokens *in,
                                 const struct at_decoder_options *o, size_t i,
                                 struct at_val *x);
-/* The weight that turns hidden states into logits, [V,C].                    */
+/* The weight that turns hidden states into logits, [V,C]; not of encoders, nor
+ * of models with a value.                                                    */
 struct at_val *at_decoder_head(struct at_graph *g, const struct at_decoder *d);
-/* A reward model's number of every position, [N,1]; a text's is its last.  Or a
- * critic's, of a model that predicts words: what it expects from there on.   */
+/* A reward model's or classifier's numbers of every position, [N,value]; a
+ * text's are those of its last, or first, token.  Or a critic's [N,1], of a model
+ * that predicts words: what it expects from there on.                        */
 struct at_val *at_decoder_value(struct at_graph *g, const struct at_decoder *d,
                                 struct at_val *hidden);
-/* Whether a parameter belongs to that number alone.                          */
+/* What the dense layer before them makes of hidden states: [N,C].            */
+struct at_val *at_decoder_dense(struct at_graph *g, const struct at_decoder *d,
+                                struct at_val *hidden);
+/* Whether a parameter belongs to those numbers alone.                        */
 bool at_decoder_owns_value(const char *name);
 
 #endif
