@@ -187,6 +187,12 @@ int at_write_file(struct at_ctx *cx, const char *path, const void *data,
  * file, renames it and fsyncs the directory; on failure it unlinks `tmp`.    */
 char *at_file_tmp(struct at_ctx *cx, struct at_arena *a, const char *path);
 int at_file_commit(struct at_ctx *cx, const char *tmp, const char *path);
+/* An error unless `path` may be written over: nothing is there, or an empty
+ * file, or one that begins with these n bytes, as what is to come does.      */
+int at_file_ours(struct at_ctx *cx, const char *path, const char *magic,
+                 size_t n);
+/* An error when the two are one file: `in` is read to write `out`.           */
+int at_file_apart(struct at_ctx *cx, const char *out, const char *in);
 int at_mkdir(struct at_ctx *cx, const char *path);     /* existing is fine   */
 /* Free bytes on the file system that holds `path` (or its directory).        */
 int at_disk_free(struct at_ctx *cx, const char *path, uint64_t *n_bytes);

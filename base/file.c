@@ -60,6 +60,36 @@ out:
     return rc;
 }
 
+int at_file_ours(struct at_ctx *cx, const char *path, const char *magic,
+                 size_t n)
+{
+    char head[16];
+    struct stat st;
+    ssize_t got;
+    int fd;
+    if (stat(path, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0)
+        return AT_OK;
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    got = fd >= 0 ? read(fd, head, n < sizeof head ? n : sizeof head) : -1;
+    if (fd >= 0)
+        close(fd);
+    if (got == (ssize_t)n && memcmp(head, magic, n) == 0)
+        return AT_OK;
+    return at_fail(cx, AT_EINVAL, "%s exists and is another kind of file than "
+                   "what would be written: it is left as it is; give another "
+                   "name", path);
+}
+
+int at_file_apart(struct at_ctx *cx, const char *out, const char *in)
+{
+    struct stat a, b;
+    if (stat(out, &a) < 0 || stat(in, &b) < 0 || a.st_dev != b.st_dev ||
+        a.st_ino != b.st_ino)
+        return AT_OK;
+    return at_fail(cx, AT_EINVAL, "%s is read, and would be written over: give "
+                   "the result another name", in);
+}
+
 char *at_file_tmp(struct at_ctx *cx, struct at_arena *a, const char *path)
 {
     return at_sprintf(cx, a, "%s.tmp.%ld", path, (long)getpid());

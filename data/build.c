@@ -351,10 +351,11 @@ static int judge(struct build *b)
         return at_fail(b->cx, AT_EINVAL, "there is no sample in the input: it "
                        "is empty");
     if (docs == 0)
-        return at_fail(b->cx, AT_EINVAL, "no document is left: %llu samples "
-                       "were emptied, %llu bad",
-                       (unsigned long long)s->emptied,
-                       (unsigned long long)s->bad);
+        return at_fail(b->cx, AT_EINVAL, "no document is left: of %llu samples "
+                       "nothing to train on remains within --max-length %zu, "
+                       "%llu are bad%s%s", (unsigned long long)s->emptied,
+                       b->o->max_length, (unsigned long long)s->bad,
+                       s->bad ? "; the first: " : "", s->first_bad);
     if (s->n_docs[AT_TRAIN] == 0)
         return at_fail(b->cx, AT_EINVAL, "the validation share of %g leaves no "
                        "document to train on: choose a smaller one",
@@ -374,11 +375,12 @@ static int judge(struct build *b)
                        "template '%s'", s->role[AT_ROLE_PROMPT] ? "none" :
                        "all", s->template);
     if ((double)lost > b->o->max_cut * (double)all)
-        return at_fail(b->cx, AT_EINVAL, "%llu of %llu samples are longer than "
-                       "%zu tokens and would be cut or lost; raise --max-length "
+        return at_fail(b->cx, AT_EINVAL, "of %llu samples %llu would be cut at "
+                       "%zu tokens, and %llu be lost (their prompt is as long, "
+                       "or they have less than two tokens); raise --max-length, "
                        "or allow it with --max-cut %.2f",
-                       (unsigned long long)lost, (unsigned long long)all,
-                       b->o->max_length,
+                       (unsigned long long)all, (unsigned long long)s->cut,
+                       b->o->max_length, (unsigned long long)s->emptied,
                        fmin(1, (double)lost / (double)all + 0.005));
     return AT_OK;
 }

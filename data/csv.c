@@ -129,10 +129,16 @@ static int take_names(struct at_ctx *cx, struct csv_state *c)
         const char *s = at_csv_field(f, i, &n);
         if (memchr(s, 0, n))
             return at_fail(cx, AT_EFORMAT, "%s: the name of column %zu has a "
-                           "NUL", c->path, i + 1);
+                           "NUL; is the file UTF-16? (iconv -f UTF-16 -t UTF-8)",
+                           c->path, i + 1);
         f->name[i] = at_strndup(cx, &c->arena, s, n);
         if (!f->name[i])
             return AT_ENOMEM;
+        for (size_t k = 0; k < i && n > 0; k++)
+            if (strcmp(f->name[k], f->name[i]) == 0)
+                return at_fail(cx, AT_EFORMAT, "%s: columns %zu and %zu are "
+                               "both called '%.100s'", c->path, k + 1, i + 1,
+                               f->name[i]);
     }
     return f->name ? AT_OK : AT_ENOMEM;
 }

@@ -68,6 +68,7 @@ struct at_data_options {
 struct at_data_stats {
     uint64_t bytes, n_docs[AT_SPLITS], n_tokens, role[AT_ROLES];
     uint64_t cut, cut_tokens, emptied, bad, duplicates, samples;
+    uint64_t plain, plain_files;    /* documents of plain text, in how many   */
     /* Tokens of a sample before it is cut: the least, the median, the 95th
      * percentile, the most.  Plain texts that come in pieces are left out.   */
     uint64_t length[4];
@@ -128,6 +129,9 @@ int at_data_source(struct at_ctx *cx, struct at_arena *a,
  * the documents.  Before a loader is made; a is the dataset's arena.         */
 int at_data_mix(struct at_ctx *cx, struct at_arena *a, struct at_data *d,
                 const double *factor);
+/* How many documents of a split's epoch every source has; n [sources].       */
+int at_data_count(struct at_ctx *cx, const struct at_data *d,
+                  enum at_split split, uint64_t *n);
 /* Appends document `doc` as text, trained tokens between marks or in
  * colour, and a line on its place, split and roles.                          */
 int at_data_show(struct at_ctx *cx, const struct at_data *d, uint64_t doc,

@@ -204,6 +204,9 @@ int at_h5_create(struct at_ctx *cx, const char *path, const char *kind,
     int rc = AT_OK;
     if (!*kind || strlen(kind) >= sizeof f->list.kind || strpbrk(kind, " \n"))
         return at_fail(cx, AT_EINVAL, "'%s' is no kind of file", kind);
+    rc = at_file_ours(cx, path, "\x89HDF\r\n\x1a\n", 8);
+    if (rc < 0)
+        return rc;
     f = make(cx, path, true);
     if (!f)
         return AT_ENOMEM;

@@ -12,17 +12,12 @@ static uint64_t copies(double factor, uint64_t doc)
     return (uint64_t)whole + (draw < factor - whole);
 }
 
-/* source [n_docs] is checked on the way.                                     */
 static int count(struct at_ctx *cx, const struct at_data *d,
                  const double *factor, const uint32_t *source, uint64_t *n)
 {
-    size_t sources = at_data_sources(d);
     *n = 0;
     for (uint64_t i = 0; i < d->n_split[AT_TRAIN]; i += d->group) {
         uint64_t doc = d->doc[AT_TRAIN][i];
-        if (source[doc] >= sources)
-            return at_fail(cx, AT_EFORMAT, "%s: document %llu has no source",
-                           at_h5_path(d->f), (unsigned long long)doc);
         *n += copies(factor[source[doc]], doc) * d->group;
     }
     if (*n == 0)
@@ -31,15 +26,44 @@ static int count(struct at_ctx *cx, const struct at_data *d,
     return AT_OK;
 }
 
+/* Which source every document is of, in arena a.                              */
+static int read_sources(struct at_ctx *cx, struct at_arena *a,
+                        const struct at_data *d, uint32_t **source)
+{
+    size_t n = d->n_docs, sources = at_data_sources(d);
+    int rc;
+    *source = at_alloc_n(cx, a, n, sizeof **source);
+    if (!*source)
+        return AT_ENOMEM;
+    rc = at_h5_get(cx, d->f, "source", AT_H5_U32, 1, &n, *source);
+    for (size_t i = 0; i < n && rc == AT_OK; i++)
+        if ((*source)[i] >= sources)
+            rc = at_fail(cx, AT_EFORMAT, "%s: document %zu has no source",
+                         at_h5_path(d->f), i);
+    return rc;
+}
+
+int at_data_count(struct at_ctx *cx, const struct at_data *d,
+                  enum at_split split, uint64_t *n)
+{
+    struct at_arena own = { 0 };
+    uint32_t *source;
+    int rc = read_sources(cx, &own, d, &source);
+    for (size_t i = 0; i < at_data_sources(d) && rc == AT_OK; i++)
+        n[i] = 0;
+    for (uint64_t i = 0; i < d->n_split[split] && rc == AT_OK; i++)
+        n[source[d->doc[split][i]]]++;
+    at_arena_finish(&own);
+    return rc;
+}
+
 int at_data_mix(struct at_ctx *cx, struct at_arena *a, struct at_data *d,
                 const double *factor)
 {
     struct at_arena own = { 0 };
-    uint32_t *source = at_alloc_n(cx, &own, d->n_docs, sizeof *source);
+    uint32_t *source;
     uint64_t *doc = NULL, n, at = 0;
-    size_t shape = d->n_docs;
-    int rc = source ? at_h5_get(cx, d->f, "source", AT_H5_U32, 1, &shape,
-                                source) : AT_ENOMEM;
+    int rc = read_sources(cx, &own, d, &source);
     if (rc == AT_OK)
         rc = count(cx, d, factor, source, &n);
     if (rc == AT_OK && !(doc = at_alloc_n(cx, a, n, sizeof *doc)))

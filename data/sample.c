@@ -131,7 +131,8 @@ static int find_completion(struct at_ctx *cx, struct at_samples *s)
     return AT_OK;
 }
 
-static int no_template(struct at_ctx *cx, const json_t *first)
+static int no_template(struct at_ctx *cx, const struct at_samples *s,
+                       const json_t *first)
 {
     json_t *copy = json_deep_copy(first);
     struct at_text keys = { 0 };
@@ -144,7 +145,8 @@ static int no_template(struct at_ctx *cx, const json_t *first)
             "prompt+completion, question+answer, instruction+output, "
             "prompt+chosen+rejected, text, or a list of turns (messages, "
             "conversations): say --template '{KEY}...{KEY}' and --completion "
-            "KEY", keys.s ? keys.s : "(none)");
+            "KEY%s", keys.s ? keys.s : "(none)", s->rows && !s->o->columns
+            ? "; or, if the table has no header, --columns NAME,NAME" : "");
     at_text_finish(&keys);
     json_decref(copy);
     return AT_EINVAL;
@@ -176,7 +178,7 @@ static int choose_template(struct at_ctx *cx, struct at_samples *s,
             (!known[i].c || json_object_get(first, known[i].c)))
             t = known[i].template;
     if (!t)
-        return no_template(cx, first);
+        return no_template(cx, s, first);
     if (strlen(t) >= sizeof s->stats->template)
         return at_fail(cx, AT_EINVAL, "the template is longer than %zu bytes",
                        sizeof s->stats->template - 1);
@@ -247,11 +249,13 @@ static int render(struct at_ctx *cx, struct at_samples *s, const json_t *v,
         if (g->completion) {
             out->from = t->n;
             out->to = t->n + n;
+            if (n == 0 && out->pair)
+                snprintf(why, 256, "the answer '%.100s' is empty", key);
         }
         at_text_add(t, text, n);
         skip = g->key && n == 0 && i > 0 && !g->completion;
     }
-    if (t->n == 0)
+    if (t->n == 0 && !*why)
         snprintf(why, 256, "the sample is empty");
     return AT_OK;
 }
@@ -564,6 +568,7 @@ static int from_text(struct at_ctx *cx, struct at_samples *s,
                  "begins here is 0x%02x", i + 1, (unsigned char)r->s[i]);
         return bad(cx, s, why);
     }
+    s->stats->plain += r->begins;
     out->n = r->n;
     out->text = at_strndup(cx, &s->texts, r->s, r->n);
     *made = out->text != NULL;
@@ -611,12 +616,15 @@ static int open_input(struct at_ctx *cx, struct at_samples *s)
     return rc;
 }
 
-static void close_input(struct at_samples *s)
+static void close_input(struct at_ctx *cx, struct at_samples *s)
 {
     struct source *src = &s->source[s->at];
     at_hash_hex(at_input_hash(s->in), src->hash);
     src->bytes = at_input_bytes(s->in);
     s->done += src->bytes;
+    s->stats->plain_files += s->format == AT_PLAIN;
+    if (src->bytes == 0)
+        at_log(cx, AT_LOG_WARN, "%s is empty", s->o->inputs[s->at]);
     at_csv_close(s->rows);
     at_input_close(s->in);
     s->rows = NULL;
@@ -671,15 +679,16 @@ static int from_row(struct at_ctx *cx, struct at_samples *s,
     return rc;
 }
 
-/* Whether the sample was there before, word for word and with its scores.    */
+/* Whether the sample was there before, word for word, with scores and label. */
 static int compare_with_seen(struct at_ctx *cx, struct at_samples *s,
                              const struct at_sample *a, bool *fresh)
 {
     const struct at_sample *b = &s->rejected;
-    struct at_hash part[3] = {
+    struct at_hash part[4] = {
         at_hash(a->text, a->n), at_hash(b->text ? b->text : "", b->text ? b->n
                                                                        : 0),
         at_hash(a->score, s->o->n_scores * sizeof *a->score),
+        { a->label, 0 },
     };
     uint64_t number;
     return at_number(cx, &s->seen, at_hash(part, sizeof part), &number, fresh);
@@ -737,7 +746,7 @@ int at_samples_next(struct at_ctx *cx, struct at_samples *s,
         if (rc == AT_OK && made)
             rc = take(cx, s, out, &made);
         else if (rc == AT_OK && !record)
-            close_input(s);
+            close_input(cx, s);
     }
     *more = made;
     return rc;

@@ -234,7 +234,7 @@ static void nothing_to_learn_is_refused(void **state)
     /* 0 %: the completion vanishes in a token of the prompt, or is cut.      */
     assert_int_equal(build(p, "{\"prompt\": \"b\", \"completion\": \"c\"}\n"),
                      AT_EINVAL);
-    assert_non_null(strstr(p->cx.err.msg, "1 samples were emptied"));
+    assert_non_null(strstr(p->cx.err.msg, "of 1 samples nothing to train on"));
     p->o.max_length = 4;
     assert_int_equal(build(p, "{\"prompt\": \"xyzxyz\", \"completion\": "
                               "\"a\"}\n"), AT_EINVAL);
@@ -247,9 +247,13 @@ static void nothing_to_learn_is_refused(void **state)
                               "\"abcdefghi\"}\n"
                               "{\"prompt\": \"x\", \"completion\": "
                               "\"a\"}\n"), AT_EINVAL);
-    assert_non_null(strstr(p->cx.err.msg, "2 of 3 samples are longer"));
+    assert_non_null(strstr(p->cx.err.msg, "of 3 samples 1 would be cut at 6 tokens, and 1 be lost"));
     p->o.max_cut = 1;
     p->o.max_length = 64;
+    assert_int_equal(build(p, "{\"prompt\": \"x\", \"completion\": \"\"}\n"),
+                     AT_EFORMAT);
+    assert_non_null(strstr(p->cx.err.msg, ":1: the answer 'completion' is "
+                           "empty"));
     /* 100 %: there is no prompt.                                             */
     assert_int_equal(build(p, "{\"prompt\": \"\", \"completion\": \"a\"}\n"),
                      AT_EINVAL);

@@ -169,6 +169,8 @@ static int rollout(struct at_ctx *cx, const void *args, char *const *pos, int n)
     struct at_values v;
     int split, rc = check_rollout(cx, a, &split);
     (void)n;
+    for (int i = 0; i < 2 && rc == AT_OK; i++)
+        rc = at_file_apart(cx, pos[2], pos[i]);
     if (rc == AT_OK)
         rc = at_threads_start(cx, (int)a->threads);
     if (rc == AT_OK && a->palette)

@@ -367,7 +367,9 @@ static int drop(struct at_ctx *cx, const void *args, char *const *pos, int n)
         rc = at_model_open(cx, &cx->run, pos[0], &m);
     if (rc < 0)
         return rc;
-    rc = layers_of(cx, "--block", a->block, m->d.L, &block);
+    rc = at_file_apart(cx, pos[1], m->path);
+    if (rc == AT_OK)
+        rc = layers_of(cx, "--block", a->block, m->d.L, &block);
     if (rc == AT_OK)
         rc = layers_of(cx, "--attn", a->attn, m->d.L, &attn);
     if (rc == AT_OK)

@@ -14,7 +14,7 @@
 
 /* ---- data ---------------------------------------------------------------------- */
 
-enum { DRY = 1000 };            /* samples of a dry run                       */
+enum { DRY = 1000, LENGTH = 1024 };     /* samples of a dry run; tokens       */
 
 struct data_args {
     const char *tokenizer, *template, *completion, *columns, *separator, *chat;
@@ -44,7 +44,8 @@ static const struct opt data_opts[] = {
     { "--separator", OPT_TEXT, offsetof(struct data_args, separator), "TEXT",
       "what ends a document in plain text" },
     { "--max-length", OPT_INT, offsetof(struct data_args, max_length), "N",
-      "tokens a document may have (1024)" },
+      "tokens a document may have (1024, or the model's longest text where it "
+      "is shorter)" },
     { "--max-cut", OPT_REAL, offsetof(struct data_args, max_cut), "SHARE",
       "share of samples that may be cut or lost to that (0.05)" },
     { "--validation", OPT_REAL, offsetof(struct data_args, validation), "SHARE",
@@ -67,7 +68,6 @@ static const struct opt data_opts[] = {
 static void data_defaults(void *args)
 {
     struct data_args *a = args;
-    a->max_length = 1024;
     a->max_cut = 0.05;
     a->validation = 0.05;
 }
@@ -115,6 +115,9 @@ static void print_stats(const char *out, const struct at_data_stats *s)
                (unsigned long long)s->length[3],
                (unsigned long long)s->length[1],
                (unsigned long long)s->length[2]);
+    if (s->plain_files && s->plain == s->plain_files)
+        printf("  plain text   every file is one document; where it holds "
+               "several, say what ends one: --separator '\\n' for one a line\n");
     if (s->duplicates)
         printf("  duplicates   %llu samples left out\n",
                (unsigned long long)s->duplicates);
@@ -144,6 +147,32 @@ static int choose_chat(struct at_ctx *cx, const struct data_args *a,
     return rc;
 }
 
+/* What the model can read, where the tokenizer is of one.                    */
+static int choose_length(struct at_ctx *cx, const struct data_args *a,
+                         size_t *length)
+{
+    struct at_model *m;
+    struct at_h5 *f;
+    bool model;
+    int rc = AT_OK;
+    *length = (size_t)a->max_length;
+    if (*length)
+        return AT_OK;
+    *length = LENGTH;
+    if (at_h5_open(cx, a->tokenizer, NULL, &f) < 0)
+        return cx->err.code;
+    model = strcmp(at_h5_kind(f), "model") == 0;
+    at_h5_close(f);
+    if (!model)
+        return AT_OK;
+    rc = at_model_open(cx, &cx->run, a->tokenizer, &m);
+    if (rc == AT_OK && m->d.P < *length)
+        *length = m->d.P;
+    if (rc == AT_OK)
+        at_model_close(m);
+    return rc;
+}
+
 /* "-" is standard input.                                                     */
 static const char *const *inputs(struct at_ctx *cx, char *const *pos, int n)
 {
@@ -164,14 +193,32 @@ static int show_document(struct at_ctx *cx, const struct at_data *d,
     return rc;
 }
 
+/* "\n", "\t" and "\\" may be spelled out, as in templates.                   */
+static const char *unescape(struct at_ctx *cx, const char *text)
+{
+    char *y = text ? at_strdup(cx, &cx->run, text) : NULL, *to = y;
+    for (const char *s = text; y && *s; s++, to++) {
+        bool known = s[0] == '\\' && s[1] && strchr("nt\\", s[1]);
+        if (known)
+            s++;
+        *to = known && *s == 'n' ? '\n' : known && *s == 't' ? '\t' : *s;
+    }
+    if (y)
+        *to = '\0';
+    return y;
+}
+
 static int check_args(struct at_ctx *cx, const struct data_args *a)
 {
     if (!a->tokenizer)
         return at_fail(cx, AT_EINVAL, "--tokenizer FILE is needed: the model "
                        "the dataset is for, or a file by 'attune tokenizer'");
-    if (a->max_length < 2 || a->max_length > 1 << 22)
+    if (a->max_length && (a->max_length < 2 || a->max_length > 1 << 22))
         return at_fail(cx, AT_EINVAL, "--max-length is %lld; it must be between "
                        "2 and %d", (long long)a->max_length, 1 << 22);
+    if (!(a->max_cut >= 0 && a->max_cut <= 1))
+        return at_fail(cx, AT_EINVAL, "--max-cut is %g; it must be a share from "
+                       "0 to 1", a->max_cut);
     if (a->limit < 0)
         return at_fail(cx, AT_EINVAL, "--limit is %lld; it must be at least 1",
                        (long long)a->limit);
@@ -241,8 +288,8 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
         .inputs = inputs(cx, pos, n), .n_inputs = (size_t)n - 1,
         .out = pos[n - 1], .template = a->template,
         .completion = a->completion, .columns = a->columns,
-        .separator = a->separator,
-        .max_length = (size_t)a->max_length, .validation = a->validation,
+        .separator = unescape(cx, a->separator),
+        .validation = a->validation,
         .max_cut = a->max_cut, .skip_bad = a->skip_bad, .dedup = a->dedup,
         .limit = (uint64_t)a->limit,
         .scores = a->scores.s, .n_scores = a->scores.n, .label = a->label,
@@ -250,7 +297,11 @@ static int data(struct at_ctx *cx, const void *args, char *const *pos, int n)
     struct at_tok *tok;
     int rc = o.inputs ? check_args(cx, a) : AT_ENOMEM;
     if (rc == AT_OK)
+        rc = at_file_apart(cx, o.out, a->tokenizer);
+    if (rc == AT_OK)
         rc = at_model_tokenizer(cx, &cx->run, a->tokenizer, &tok);
+    if (rc == AT_OK)
+        rc = choose_length(cx, a, &o.max_length);
     if (rc == AT_OK)
         rc = choose_chat(cx, a, &o.chat);
     if (rc == AT_OK)
@@ -309,6 +360,28 @@ static void print_score(const struct at_data *d, size_t i)
            sum / (double)d->n_docs, least, most);
 }
 
+static int print_sources(struct at_ctx *cx, const struct at_data *d)
+{
+    size_t n = at_data_sources(d);
+    uint64_t *train = at_alloc_n(cx, &cx->run, 2 * n + 1, sizeof *train);
+    const char *line = d->sources;
+    int rc = train ? at_data_count(cx, d, AT_TRAIN, train) : AT_ENOMEM;
+    if (rc == AT_OK)
+        rc = at_data_count(cx, d, AT_VALIDATION, train + n);
+    if (rc == AT_OK)
+        rc = at_h5_verify(cx, d->f, "line");
+    if (rc < 0)
+        return rc;
+    printf("sources (training and validation documents; path, hash, bytes):\n");
+    for (size_t i = 0; i < n; i++) {
+        size_t len = strcspn(line, "\n");
+        printf("  %10llu %8llu  %.*s\n", (unsigned long long)train[i],
+               (unsigned long long)train[n + i], (int)len, line);
+        line += len + 1;
+    }
+    return rc;
+}
+
 static int inspect_dataset(struct at_ctx *cx, const struct inspect_args *a,
                            const char *path)
 {
@@ -332,7 +405,8 @@ static int inspect_dataset(struct at_ctx *cx, const struct inspect_args *a,
         print_score(d, i);
     for (size_t i = 0; i < d->n_labels; i++)
         print_label(d, i);
-    printf("sources (path, hash, bytes):\n%s", d->sources);
+    if (rc == AT_OK)
+        rc = print_sources(cx, d);
     if (a->document >= 0)
         rc = show_document(cx, d, (uint64_t)a->document, a->all_roles);
     if (rc == AT_OK)

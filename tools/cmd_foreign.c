@@ -34,6 +34,9 @@ static int import(struct at_ctx *cx, const void *args, char *const *pos, int n)
     if (n != kinds[i].n || (i == 1 && !a->base))
         return at_fail(cx, AT_EINVAL, "usage: attune import %s %s",
                        kinds[i].kind, kinds[i].args);
+    rc = a->base ? at_file_apart(cx, pos[n - 1], a->base) : AT_OK;
+    if (rc < 0)
+        return rc;
     rc = i == 0   ? at_hf_import(cx, pos[1], pos[2], a->bare)
          : i == 1 ? at_hf_import_peft(cx, pos[1], a->base, pos[2])
          : i == 2 ? at_model_import_llama2c(cx, pos[1], pos[2], pos[3])

@@ -510,7 +510,11 @@ static int merge(struct at_ctx *cx, const void *args, char *const *pos, int n)
     if (rc < 0)
         return rc;
     from = in->m->base ? in->m->base : in->m->f;
-    rc = at_infer_merge(cx, in, &largest, &same);
+    rc = at_file_apart(cx, pos[1], at_h5_path(from));
+    if (rc == AT_OK)
+        rc = at_file_apart(cx, pos[1], in->m->path);
+    if (rc == AT_OK)
+        rc = at_infer_merge(cx, in, &largest, &same);
     if (rc == AT_OK)
         rc = at_sparse_count(cx, from, &in->ps, &z);
     if (rc == AT_OK)
@@ -570,8 +574,10 @@ static int soup(struct at_ctx *cx, const void *args, char *const *pos, int n)
     enum at_h5_type type;
     size_t m = (size_t)n - 1;
     int rc = weight_type(cx, a->dtype, &type);
-    for (size_t i = 0; i < m; i++)
+    for (size_t i = 0; i < m && rc == AT_OK; i++) {
         path[i] = pos[i];
+        rc = at_file_apart(cx, pos[m], path[i]);
+    }
     if (rc == AT_OK)
         rc = read_shares(cx, a->weights, w, m);
     if (rc == AT_OK)

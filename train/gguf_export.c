@@ -248,6 +248,8 @@ int at_gguf_export(struct at_ctx *cx, const char *path, const char *out,
                                                              : "float16",
                                               &e.type) : AT_ENOMEM;
     if (rc == AT_OK)
+        rc = at_file_ours(cx, out, "GGUF", 4);
+    if (rc == AT_OK)
         rc = at_infer_open_to_merge(cx, path, &in);
     if (rc < 0)
         return rc;

@@ -44,6 +44,23 @@ static int weigh_sources(struct at_job *j, const struct at_factors *f,
     return AT_OK;
 }
 
+static int tell_sources(struct at_job *j, const double *factor)
+{
+    size_t n = at_data_sources(j->data);
+    uint64_t *docs = at_alloc_n(j->cx, &j->cx->scratch, n + 1, sizeof *docs);
+    int rc = docs ? at_data_count(j->cx, j->data, AT_TRAIN, docs) : AT_ENOMEM;
+    for (size_t i = 0; i < n && rc == AT_OK; i++) {
+        const char *path;
+        rc = at_data_source(j->cx, &j->cx->scratch, j->data, i, &path);
+        if (rc == AT_OK)
+            at_log(j->cx, docs[i] == 0 && factor[i] > 0 ? AT_LOG_WARN
+                                                        : AT_LOG_INFO,
+                   "data.mix: %llu documents an epoch from %s",
+                   (unsigned long long)docs[i], path);
+    }
+    return rc;
+}
+
 static int mix(struct at_job *j)
 {
     struct at_factors f = { 0 };
@@ -66,6 +83,8 @@ static int mix(struct at_job *j)
         rc = weigh_sources(j, &f, factor, used);
     if (rc == AT_OK)
         rc = at_data_mix(j->cx, a, j->data, factor);
+    if (rc == AT_OK)
+        rc = tell_sources(j, factor);
     at_factors_destroy(&f);
     return rc;
 }

@@ -628,6 +628,7 @@ int at_report_write(struct at_ctx *cx, const char *const *run_dirs, size_t n,
     if (n < 1 || n > AT_REPORT_RUNS_MAX)
         return at_fail(cx, AT_EINVAL, "a report shows 1 to %d runs, not %zu",
                        AT_REPORT_RUNS_MAX, n);
+    rc = at_file_ours(cx, out_path, "<!", 2);
     p.run = at_alloc_n(cx, &p.arena, n, sizeof *p.run);
     if (!p.run)
         rc = AT_ENOMEM;

@@ -532,22 +532,12 @@ static int allocate(struct session *s)
                                         s->share) : rc;
 }
 
-static bool same_file(const char *a, const char *b)
-{
-    char *x = realpath(a, NULL), *y = realpath(b, NULL);
-    bool same = x && y && strcmp(x, y) == 0;
-    free(x);
-    free(y);
-    return same;
-}
-
 static int check(struct session *s)
 {
     const struct at_prune_options *o = s->o;
     const struct at_decoder *d = &s->m->d;
-    if (same_file(s->m->path, o->out))
-        return at_fail(s->cx, AT_EINVAL, "%s would be written over itself, and "
-                       "its dense weights be lost: give another name", o->out);
+    if (at_file_apart(s->cx, o->out, s->m->path) < 0)
+        return s->cx->err.code;
     if (s->m->base)
         return at_fail(s->cx, AT_EINVAL, "%s is an adapter: merge it first "
                        "('attune merge')", s->m->path);
