@@ -797,7 +797,7 @@ static void a_failed_export_leaves_nothing(void **state)
     assert_int_equal(holds(t), 1);          /* own.h5                        */
     assert_int_equal(at_hf_export(&t->cx, own, out, &odd, &said), AT_EINVAL);
     assert_non_null(strstr(t->cx.err.msg, "'int4' is not one of"));
-    assert_int_equal(at_hf_export_peft(&t->cx, own, out, NULL), AT_EINVAL);
+    assert_int_equal(at_hf_export_peft(&t->cx, own, out, NULL, &said), AT_EINVAL);
     assert_non_null(strstr(t->cx.err.msg, "is no adapter"));
     assert_int_equal(at_hf_export(&t->cx, own, t->dir, &half, &said),
                      AT_EINVAL);
@@ -859,7 +859,7 @@ static void adapters_come_and_go(void **state)
     OK(&t->cx, at_hf_import(&t->cx, from, base, true));
     OK(&t->cx, at_hf_import_peft(&t->cx, make_adapter(t, "", false), base,
                                  h5));
-    OK(&t->cx, at_hf_export_peft(&t->cx, h5, to, NULL));
+    OK(&t->cx, at_hf_export_peft(&t->cx, h5, to, NULL, &said));
     same_tensors(t, in(t, "adapter"), to, "adapter_model", true);
     OK(&t->cx, at_json_read(&t->cx, in(t, "again/adapter_config.json"), 1 << 20,
                             &config));

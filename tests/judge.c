@@ -443,6 +443,7 @@ static void folders_keep_the_verdict(void **state)
 /* An adapter in PEFT's files: its head is kept whole, and comes back.          */
 static void adapters_bring_their_head(void **state)
 {
+    struct at_hf_said said;
     struct at_ctx cx;
     const char *to, *back;
     struct at_infer *a, *b;
@@ -453,7 +454,7 @@ static void adapters_bring_their_head(void **state)
     OK(&cx, at_threads_start(&cx, 2));
     to = at_sprintf(&cx, &cx.run, "%s-peft", in_dir("lora"));
     back = in_dir("lora-back.h5");
-    OK(&cx, at_hf_export_peft(&cx, in_dir("lora"), to, NULL));
+    OK(&cx, at_hf_export_peft(&cx, in_dir("lora"), to, NULL, &said));
     OK(&cx, at_json_read(&cx, at_sprintf(&cx, &cx.run, "%s/adapter_config.json",
                                          to), 1 << 20, &c));
     assert_string_equal(json_string_value(json_object_get(c, "task_type")),

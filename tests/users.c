@@ -210,14 +210,15 @@ static void users_come_and_go_between_steps(void **state)
 
 static void a_user_is_exported_alone(void **state)
 {
+    struct at_hf_said said;
     struct at_ctx cx;
     char *one, *two;
     size_t n, m;
     (void)state;
     at_ctx_init(&cx);
     OK(&cx, at_hf_export_peft(&cx, in_dir("many0/users/bob"),
-                              in_dir("peft-many"), NULL));
-    OK(&cx, at_hf_export_peft(&cx, in_dir("bob"), in_dir("peft-bob"), NULL));
+                              in_dir("peft-many"), NULL, &said));
+    OK(&cx, at_hf_export_peft(&cx, in_dir("bob"), in_dir("peft-bob"), NULL, &said));
     OK(&cx, at_read_file(&cx, &cx.run,
                          in_dir("peft-many/adapter_model.safetensors"), 0, &one,
                          &n));

@@ -83,29 +83,36 @@ static void print_certificate(const char *out, const struct at_certificate *c)
            c->largest, 100 * c->agree, c->positions, c->kl);
 }
 
+static void print_written(const char *out, const struct at_hf_said *said)
+{
+    if (said->certified)
+        print_certificate(out, &said->c);
+    else
+        printf("%s: written\n", out);
+}
+
 static int export_hf(struct at_ctx *cx, const struct export_args *a,
                      char *const *pos)
 {
     const struct at_hf_out o = { .dtype = a->dtype, .merge = a->merge };
     struct at_hf_said said = { 0 };
     int rc = at_hf_export(cx, pos[0], pos[1], &o, &said);
-    if (rc == AT_OK && said.certified)
-        print_certificate(pos[1], &said.c);
-    else if (rc == AT_OK)
-        printf("%s: written\n", pos[1]);
+    if (rc == AT_OK)
+        print_written(pos[1], &said);
     return rc;
 }
 
 static int export_peft(struct at_ctx *cx, const struct export_args *a,
                        char *const *pos)
 {
+    struct at_hf_said said;
     int rc;
     if (a->merge)
         return at_fail(cx, AT_EINVAL, "--merge makes a model, which is --format "
                        "hf or gguf");
-    rc = at_hf_export_peft(cx, pos[0], pos[1], a->dtype);
+    rc = at_hf_export_peft(cx, pos[0], pos[1], a->dtype, &said);
     if (rc == AT_OK)
-        printf("%s: written\n", pos[1]);
+        print_written(pos[1], &said);
     return rc;
 }
 

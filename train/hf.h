@@ -89,7 +89,7 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
 /* An adapter in PEFT's files, out and in.  base: the model file it belongs to;
  * `out` refers to it.                                                        */
 int at_hf_export_peft(struct at_ctx *cx, const char *path, const char *dir,
-                      const char *dtype);
+                      const char *dtype, struct at_hf_said *said);
 int at_hf_import_peft(struct at_ctx *cx, const char *dir, const char *base,
                       const char *out);
 
