@@ -260,7 +260,8 @@ const struct at_key at_keys[] = {
               "trained." },
     { "lora.alpha", REAL(1e-6, 1e6, "16"), .with = "lora.rank",
       .also = "lora_alpha",
-      .help = "The adapters' output is scaled by alpha / rank." },
+      .help = "The adapters' output is scaled by alpha / rank; for rsLoRA give "
+              "alpha times the root of the rank." },
     { "lora.dropout", REAL(0, 0.99, "0"), .with = "lora.rank",
       .also = "lora_dropout",
       .help = "Share of the adapters' input dropped in training." },
