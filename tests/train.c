@@ -648,6 +648,23 @@ static const char *text_of(const char *name)
     return strcmp(name, "killed_ppo") == 0 ? ppo : scratch;
 }
 
+/* 0: going on was refused, by the name of our parent.                        */
+static int refused(const char *name)
+{
+    struct at_ctx cx;
+    char who[64];
+    bool said;
+    snprintf(who, sizeof who, "is being trained by process %d on ",
+             (int)getppid());
+    at_ctx_init(&cx);
+    said = at_run_resume(&cx, in_dir(name), NULL, NULL) == AT_EINVAL &&
+           strstr(cx.err.msg, who);
+    if (!said)
+        print_error("%s\n", cx.err.msg);
+    at_ctx_finish(&cx);
+    return !said;
+}
+
 static int child(const char *what, const char *where, const char *name)
 {
     struct rlimit most = { 60000, 60000 };
@@ -661,6 +678,8 @@ static int child(const char *what, const char *where, const char *name)
         return resume(name, NULL) < 0;
     if (strcmp(what, "planned") == 0)
         return planned(name);
+    if (strcmp(what, "refused") == 0)
+        return refused(name);
     /* "full": files may not grow beyond a limit; the failure must say so.    */
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &most);
@@ -1002,6 +1021,128 @@ static void another_tokenizer_is_refused(void **state)
     at_ctx_finish(&cx);
 }
 
+/* At step 2 another process wants the run, and at step 3 this one again.     */
+static void want_it(void *self, const struct at_progress *p)
+{
+    const char *name = self;
+    char err[4096];
+    int status;
+    pid_t pid;
+    if (!p->r || p->job->s.step < 2 || p->job->s.step > 3)
+        return;
+    if (p->job->s.step == 3) {
+        assert_int_equal(resume(name, NULL), AT_EINVAL);
+        assert_int_equal(run(scratch, name, NULL, NULL, NULL, err), AT_EINVAL);
+        return;
+    }
+    pid = fork();
+    if (pid == 0)
+        become("refused", name);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void a_run_is_trained_by_one_process(void **state)
+{
+    char name[] = "mine";
+    (void)state;
+    assert_int_equal(run(scratch, name, NULL, want_it, name, NULL), AT_OK);
+    /* and is anybody's again                                                 */
+    assert_int_equal(resume(name, NULL), AT_OK);
+}
+
+static void write_line(const char *name, const char *line)
+{
+    FILE *f = fopen(in_dir(name), "w");
+    assert_non_null(f);
+    fputs(line, f);
+    fclose(f);
+}
+
+static void nothing_is_trained_into_a_strange_directory(void **state)
+{
+    static const char old[] = "strange/checkpoints/step-00000040.h5";
+    char err[4096];
+    (void)state;
+    mkdir(in_dir("strange"), 0777);
+    mkdir(in_dir("strange/checkpoints"), 0777);
+    write_line(old, "of another run");
+    assert_int_equal(run(scratch, "strange", NULL, NULL, NULL, err), AT_EINVAL);
+    assert_non_null(strstr(err, "is not a run"));
+    assert_int_equal(access(in_dir(old), F_OK), 0);
+    assert_int_equal(access(in_dir("strange/run.lock"), F_OK), -1);
+    write_line("strange.txt", "no directory");
+    assert_int_equal(run(scratch, "strange.txt", NULL, NULL, NULL, err), AT_EIO);
+    /* what a killed beginning leaves, and an empty one, are in nobody's way  */
+    unlink(in_dir(old));
+    write_line("strange/run.lock", "1 there\n");
+    write_line("strange/recipe.yaml.tmp.1", "seed");
+    assert_int_equal(run(scratch, "strange", "train.steps=3", NULL, NULL, NULL),
+                     AT_OK);
+    mkdir(in_dir("empty"), 0777);
+    assert_int_equal(run(scratch, "empty", "train.steps=3", NULL, NULL, NULL),
+                     AT_OK);
+}
+
+/* Leaves rows of steps `from` to `to` out of the metrics.                     */
+static void forget_rows(const char *name, uint64_t from, uint64_t to)
+{
+    char path[64], *text, *at, *end, *out;
+    struct at_ctx cx;
+    size_t n;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", name);
+    at_ctx_init(&cx);
+    OK(&cx, at_read_file(&cx, &cx.run, in_dir(path), 0, &text, &n));
+    text[n] = '\0';
+    for (at = out = text; (end = strchr(at, '\n')); at = end + 1) {
+        unsigned long long step = 0;
+        assert_int_equal(sscanf(at, "{\"step\":%llu", &step), 1);
+        if (step >= from && step <= to)
+            continue;
+        memmove(out, at, (size_t)(end + 1 - at));
+        out += end + 1 - at;
+    }
+    assert_true(out < text + n);
+    OK(&cx, at_write_file(&cx, in_dir(path), text, (size_t)(out - text)));
+    at_ctx_finish(&cx);
+}
+
+static void keep_first(void *self, const struct at_progress *p)
+{
+    char *said = self;
+    if (!p->r && !said[0])
+        snprintf(said, 4096, "%s", p->message);
+}
+
+static void what_is_lost_is_said(void **state)
+{
+    struct stopper s = { .at = 7 };
+    char warned[4096] = "", said[4096] = "", cmd[700], err[4096];
+    struct at_ctx cx;
+    (void)state;
+    assert_int_equal(run(scratch, "loser", NULL, stop_at, &s, err), AT_EINTR);
+    unlink(in_dir("loser/checkpoints/step-00000007.h5"));
+    forget_rows("loser", 2, 3);
+    forget_rows("loser", 5, 5);
+    at_ctx_init(&cx);
+    cx.log = keep_warning;
+    cx.log_self = warned;
+    OK(&cx, at_run_resume(&cx, in_dir("loser"), keep_first, said));
+    at_ctx_finish(&cx);
+    assert_non_null(strstr(said, "the checkpoint of step 6"));
+    assert_non_null(strstr(said, "done again: 1"));
+    assert_non_null(strstr(warned, "rows of steps 2-3, 5:"));
+    snprintf(cmd, sizeof cmd, "rm -r '%s'", in_dir("loser/checkpoints"));
+    assert_int_equal(system(cmd), 0);
+    warned[0] = '\0';
+    assert_int_equal(resume("loser", warned), AT_OK);
+    assert_non_null(strstr(warned, "steps 1 to 12, which"));
+    assert_int_equal(access(in_dir("loser/checkpoints/latest"), F_OK), 0);
+    same_metrics(in_dir("first"), in_dir("loser"));
+    same_states(in_dir("first"), in_dir("loser"));
+}
+
 static void an_adapter_knows_its_base(void **state)
 {
     struct at_ctx cx;
@@ -1276,6 +1417,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_replayed_step_has_the_same_bits),
         cmocka_unit_test(requests_that_cannot_work_are_refused),
         cmocka_unit_test(another_tokenizer_is_refused),
+        cmocka_unit_test(a_run_is_trained_by_one_process),
+        cmocka_unit_test(nothing_is_trained_into_a_strange_directory),
+        cmocka_unit_test(what_is_lost_is_said),
         cmocka_unit_test(an_adapter_knows_its_base),
         cmocka_unit_test(a_soup_is_the_mean_of_what_adapters_do),
         cmocka_unit_test(routers_join_a_lora),

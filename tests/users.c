@@ -168,6 +168,35 @@ static void change(void *self, const struct at_progress *p)
     at_ctx_finish(&cx);
 }
 
+/* Neither the whole run nor a user of it is to be had meanwhile.             */
+static void want_them(void *self, const struct at_progress *p)
+{
+    struct event *e = self;
+    const char *const wanted[] = { "held", "held/users/ann", "held/users/bob" };
+    if (!p->r || p->job->s.step != e->at || e->done)
+        return;
+    e->done = true;
+    for (size_t i = 0; i < AT_COUNT(wanted); i++) {
+        struct at_ctx cx;
+        at_ctx_init(&cx);
+        assert_int_equal(at_run_resume(&cx, in_dir(wanted[i]), NULL, NULL),
+                         AT_EINVAL);
+        assert_non_null(strstr(cx.err.msg, "is being trained by process"));
+        at_ctx_finish(&cx);
+    }
+}
+
+static void users_are_trained_by_one_process(void **state)
+{
+    const char *over[] = { "users=[ann, bob]", NULL };
+    struct event e = { .at = 5 };
+    (void)state;
+    assert_int_equal(run("held", over, want_them, &e, NULL), AT_OK);
+    assert_true(e.done);
+    assert_int_equal(resume("held"), AT_OK);
+    assert_int_equal(resume("held/users/ann"), AT_OK);
+}
+
 static const struct at_user_row *row_of(const struct at_user_row *u, size_t n,
                                         const char *name)
 {
@@ -298,6 +327,7 @@ int main(void)
         cmocka_unit_test(each_has_the_bits_of_a_run_of_its_own),
         cmocka_unit_test(stopped_and_resumed_is_undisturbed),
         cmocka_unit_test(users_come_and_go_between_steps),
+        cmocka_unit_test(users_are_trained_by_one_process),
         cmocka_unit_test(a_user_is_exported_alone),
         cmocka_unit_test(what_they_share_they_share),
         cmocka_unit_test(what_users_cannot_be_is_refused),

@@ -1,5 +1,6 @@
 /* The training loop, resuming and replaying. */
 #include "train/report.h"
+#include "train/run_dir.h"
 #include "train/run_loop.h"
 #include "train/users.h"
 
@@ -296,25 +297,6 @@ static int open_loop(struct at_loop *l, struct at_job *j,
 
 /* ---- directories --------------------------------------------------------------- */
 
-static int make_dirs(struct at_ctx *cx, const char *dir)
-{
-    char path[PATH];
-    size_t n = strlen(dir);
-    if (n + 64 > sizeof path)
-        return at_fail(cx, AT_EINVAL, "%s: the path is too long", dir);
-    for (size_t i = 1; i <= n; i++)
-        if (dir[i] == '/' || dir[i] == '\0') {
-            int rc;
-            memcpy(path, dir, i);
-            path[i] = '\0';
-            rc = at_mkdir(cx, path);
-            if (rc < 0)
-                return rc;
-        }
-    snprintf(path, sizeof path, "%s/checkpoints", dir);
-    return at_mkdir(cx, path);
-}
-
 static int write_recipe(struct at_job *j)
 {
     struct at_text t = { 0 };
@@ -373,9 +355,7 @@ static bool exists(const char *dir, const char *name)
 int at_loop_begin(struct at_loop *l, struct at_job *j,
                   at_progress_fn *progress, void *self)
 {
-    int rc = make_dirs(j->cx, j->dir);
-    if (rc == AT_OK)
-        rc = at_job_start(j);
+    int rc = at_job_start(j);
     if (rc == AT_OK)
         rc = write_recipe(j);
     if (rc == AT_OK)
@@ -392,22 +372,25 @@ int at_loop_begin(struct at_loop *l, struct at_job *j,
 int at_run_train(struct at_ctx *cx, struct at_recipe *r, bool fresh,
                  at_progress_fn *progress, void *self)
 {
+    struct at_run_lock *lock = NULL;
     struct at_job *j = NULL;
     struct at_loop l;
     const char *dir = at_recipe_text(r, "run");
-    int rc;
-    if (fresh && exists(dir, "recipe.yaml"))
-        return at_fail(cx, AT_EINVAL, "%s holds a run already: go on with "
-                       "'attune resume %s', or choose another directory with "
-                       "run=DIR", dir, dir);
-    if (at_recipe_list(r, "users").n > 0)
+    int rc = fresh ? at_run_dir_check_new(cx, dir) : AT_OK;
+    if (rc == AT_OK && at_recipe_list(r, "users").n > 0)
         return at_users_train(cx, r, progress, self);
-    rc = at_job_open(cx, r, &j);
+    if (rc == AT_OK)
+        rc = at_job_open(cx, r, &j);
+    if (rc == AT_OK)
+        rc = at_run_dir_take(cx, dir, "checkpoints", &lock);
+    if (rc == AT_OK && fresh)           /* another may have been faster       */
+        rc = at_run_dir_check_new(cx, dir);
     if (rc == AT_OK)
         rc = at_loop_begin(&l, j, progress, self);
     if (rc == AT_OK)
         rc = train(&l);
     at_job_close(j);
+    at_run_dir_drop(lock);
     return rc;
 }
 
@@ -424,12 +407,12 @@ int at_loop_recipe(struct at_ctx *cx, const char *dir, struct at_recipe **r)
     return at_recipe_load(cx, &cx->run, path, &here, 1, r);
 }
 
-static int continue_from(struct at_job *j, uint64_t most)
+static int continue_from(struct at_job *j, uint64_t most, bool *found)
 {
-    bool found = false;
     int rc = at_job_start(j);
+    *found = false;
     if (rc == AT_OK)
-        rc = at_checkpoint_read(j, most, &found);
+        rc = at_checkpoint_read(j, most, found);
     if (rc == AT_OK && j->train)
         at_loader_seek(j->train, j->s.cursor);
     return rc;
@@ -443,21 +426,25 @@ static int reopen(struct at_ctx *cx, const char *dir, uint64_t most,
     const char *over[] = { at_sprintf(cx, &cx->run, "run=%s", dir),
                            "offload.engine=local" };
     struct at_recipe *r;
+    bool found;
     int rc = at_loop_recipe(cx, dir, &r);
     if (rc == AT_OK && strcmp(at_recipe_text(r, "offload.engine"), "nats") == 0)
         rc = at_recipe_load(cx, &cx->run, at_sprintf(cx, &cx->run,
                             "%s/recipe.yaml", dir), over, 2, &r);
     if (rc == AT_OK)
         rc = at_job_open(cx, r, j);
-    return rc == AT_OK ? continue_from(*j, most) : rc;
+    return rc == AT_OK ? continue_from(*j, most, &found) : rc;
 }
 
 int at_loop_resume(struct at_loop *l, struct at_job *j,
                    at_progress_fn *progress, void *self)
 {
-    int rc = continue_from(j, UINT64_MAX);
+    bool found;
+    int rc = continue_from(j, UINT64_MAX, &found);
     if (rc == AT_OK)
         rc = open_loop(l, j, progress, self);
+    if (rc == AT_OK)
+        rc = at_run_dir_compare(j, found);
     if (rc < 0)
         return rc;
     if (j->s.done) {
@@ -470,22 +457,33 @@ int at_loop_resume(struct at_loop *l, struct at_job *j,
     return at_metrics_open(j->cx, j->dir, j->s.step, &j->metrics);
 }
 
-int at_run_resume(struct at_ctx *cx, const char *dir, at_progress_fn *progress,
-                  void *self)
+static int resume_alone(struct at_ctx *cx, struct at_recipe *r,
+                        at_progress_fn *progress, void *self)
 {
     struct at_job *j = NULL;
-    struct at_recipe *r;
     struct at_loop l;
-    int rc = at_loop_recipe(cx, dir, &r);
-    if (rc == AT_OK && at_recipe_list(r, "users").n > 0)
-        return at_users_resume(cx, r, progress, self);
-    if (rc == AT_OK)
-        rc = at_job_open(cx, r, &j);
+    int rc = at_job_open(cx, r, &j);
     if (rc == AT_OK)
         rc = at_loop_resume(&l, j, progress, self);
     if (rc == AT_OK && !j->s.done)
         rc = train(&l);
     at_job_close(j);
+    return rc;
+}
+
+int at_run_resume(struct at_ctx *cx, const char *dir, at_progress_fn *progress,
+                  void *self)
+{
+    struct at_run_lock *lock = NULL;
+    struct at_recipe *r;
+    int rc = at_loop_recipe(cx, dir, &r);
+    bool users = rc == AT_OK && at_recipe_list(r, "users").n > 0;
+    if (rc == AT_OK)            /* before a job is opened, which takes a queue */
+        rc = at_run_dir_take(cx, dir, users ? "users" : "checkpoints", &lock);
+    if (rc == AT_OK)
+        rc = users ? at_users_resume(cx, r, progress, self)
+                   : resume_alone(cx, r, progress, self);
+    at_run_dir_drop(lock);
     return rc < 0 && rc != AT_EINTR ? at_note(cx, rc, "resuming %s", dir) : rc;
 }
 

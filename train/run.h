@@ -7,6 +7,7 @@
  *   DIR/checkpoints/step-N.h5     whole or absent
  *   DIR/checkpoints/latest, best  links to the newest whole one, the best one
  *   DIR/report.html               at_report_write
+ *   DIR/run.lock                  held by the process that trains there
  *   DIR/users.txt, users/NAME     of a recipe with users: who they are, and a
  *                                 run's directory for each (users.h)         */
 #ifndef AT_RUN_H
@@ -113,11 +114,13 @@ void at_job_close(struct at_job *job);
 /* A table of memory, parameters and FLOPs.                                   */
 void at_job_describe(const struct at_job *job, struct at_text *t);
 
-/* Trains to the end.  fresh: the run's directory must not hold a run yet.
+/* Trains to the end.  fresh: the run's directory must not hold anything yet.
+ * AT_EINVAL while another process, or call, trains there.
  * AT_EINTR after cx->stop: a checkpoint was written.                         */
 int at_run_train(struct at_ctx *cx, struct at_recipe *r, bool fresh,
                  at_progress_fn *progress, void *self);
-/* Goes on from the latest whole checkpoint of a run's directory.             */
+/* Goes on from the latest whole checkpoint of a run's directory, on the datasets
+ * that it was trained on; says what is lost behind it.  Likewise AT_EINVAL.  */
 int at_run_resume(struct at_ctx *cx, const char *dir, at_progress_fn *progress,
                   void *self);
 /* Brings a run to the state before `step` and runs that step; *r and the

@@ -12,7 +12,8 @@ struct at_loop {
 
 /* The resolved recipe of a run's directory, wherever that lies now.          */
 int at_loop_recipe(struct at_ctx *cx, const char *dir, struct at_recipe **r);
-/* Starts an opened job in its directory: anew, or from its newest checkpoint. */
+/* Starts an opened job in its directory, which the caller has taken (run_dir.h):
+ * anew, or from its newest checkpoint.                                       */
 int at_loop_begin(struct at_loop *l, struct at_job *j,
                   at_progress_fn *progress, void *self);
 int at_loop_resume(struct at_loop *l, struct at_job *j,

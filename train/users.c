@@ -2,6 +2,7 @@
 #include "train/users.h"
 
 #include "train/joint.h"
+#include "train/run_dir.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -10,12 +11,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATH = 4096, MOST = 4096, WORDS = 64, NAME = 64, TEXT = 1 << 22 };
+enum { MOST = 4096, WORDS = 64, NAME = 64, TEXT = 1 << 22 };
 
 struct user {
     const char *name, *line;
     struct at_job *j;
     struct at_loop loop;
+    struct at_run_lock *lock;   /* of its directory                           */
     bool seen;                  /* in the list read last                      */
     bool before;                /* its directory was there                    */
     bool started;
@@ -149,10 +151,9 @@ static int recipe_of(struct users *all, const char *line,
     return rc;
 }
 
-static bool there(struct at_ctx *cx, const char *dir, const char *name)
+static bool there(struct at_ctx *cx, const char *dir)
 {
-    const char *path = at_sprintf(cx, &cx->scratch, "%s/users/%s/recipe.yaml",
-                                  dir, name);
+    const char *path = at_sprintf(cx, &cx->scratch, "%s/recipe.yaml", dir);
     return path && access(path, F_OK) == 0;
 }
 
@@ -160,13 +161,14 @@ static int open_user(struct users *all, struct user *u)
 {
     struct at_ctx *cx = all->cx;
     struct at_recipe *r;
-    int rc;
-    u->before = there(cx, all->dir, u->name);
+    const char *dir = at_sprintf(cx, &cx->run, "%s/users/%s", all->dir, u->name);
+    int rc = dir ? AT_OK : AT_ENOMEM;
+    u->before = rc == AT_OK && there(cx, dir);
     if (u->before)
-        rc = at_loop_recipe(cx, at_sprintf(cx, &cx->run, "%s/users/%s",
-                                           all->dir, u->name), &r);
-    else
-        rc = recipe_of(all, u->line, &r);
+        rc = at_run_dir_take(cx, dir, "checkpoints", &u->lock);
+    if (rc == AT_OK)
+        rc = u->before ? at_loop_recipe(cx, dir, &r)
+                       : recipe_of(all, u->line, &r);
     if (rc == AT_OK)
         rc = at_job_open_beside(cx, r, u == all->u ? NULL : all->u->j, &u->j);
     if (rc < 0)
@@ -185,19 +187,33 @@ static int open_user(struct users *all, struct user *u)
 static int start_user(struct users *all, struct user *u)
 {
     size_t most = 0;
+    int rc;
     u->started = true;
     for (size_t i = 0; i < all->n && u == all->u; i++)
         if (all->u[i].j && all->u[i].j->st->region_bytes > most)
             most = all->u[i].j->st->region_bytes;
     if (most)
         u->j->st->region_bytes = u->j->memory[AT_MEM_ACTIVATIONS] = most;
-    return u->before
-        ? at_loop_resume(&u->loop, u->j, all->progress, all->self)
-        : at_loop_begin(&u->loop, u->j, all->progress, all->self);
+    if (u->before)
+        return at_loop_resume(&u->loop, u->j, all->progress, all->self);
+    rc = at_run_dir_take(all->cx, u->j->dir, "checkpoints", &u->lock);
+    if (rc == AT_OK)
+        rc = at_run_dir_check_new(all->cx, u->j->dir);
+    if (rc == AT_OK)
+        rc = at_loop_begin(&u->loop, u->j, all->progress, all->self);
+    return rc;
 }
 
+static void drop_dir(struct user *u)
+{
+    at_run_dir_drop(u->lock);
+    u->lock = NULL;
+}
+
+/* Nothing more is written into its directory.                                */
 static void fail_user(struct users *all, struct user *u, int rc)
 {
+    drop_dir(u);
     at_note(all->cx, rc, "training user %s", u->name);
     at_log(all->cx, AT_LOG_WARN, "%s", all->cx->err.msg);
     if (all->rc == AT_OK) {
@@ -210,6 +226,7 @@ static void fail_user(struct users *all, struct user *u, int rc)
 static void close_user(struct users *all, struct user *u)
 {
     all->changed = true;
+    drop_dir(u);
     if (u == all->u)
         return;                 /* the others use its memory                  */
     at_job_close(u->j);
@@ -413,8 +430,10 @@ static int take_turns(struct users *all)
             any |= takes_part(&all->u[i]);
     }
     part(all);
-    for (size_t i = all->n; i > 0; i--)
+    for (size_t i = all->n; i > 0; i--) {
         at_job_close(all->u[i - 1].j);
+        drop_dir(&all->u[i - 1]);
+    }
     if (rc == AT_OK && stopped)
         return at_fail(all->cx, AT_EINTR, "stopped; a checkpoint of every user "
                        "is written.  Go on with: attune resume %s", all->dir);
@@ -435,27 +454,11 @@ static int open_users(struct at_ctx *cx, struct at_recipe *r,
     return all->u ? AT_OK : AT_ENOMEM;
 }
 
-static int make_dir(struct at_ctx *cx, const char *dir)
-{
-    char path[PATH];
-    size_t n = strlen(dir);
-    int rc = AT_OK;
-    if (n + 16 > sizeof path)
-        return at_fail(cx, AT_EINVAL, "%s: the path is too long", dir);
-    for (size_t i = 1; i <= n && rc == AT_OK; i++)
-        if (dir[i] == '/' || dir[i] == '\0') {
-            memcpy(path, dir, i);
-            path[i] = '\0';
-            rc = at_mkdir(cx, path);
-        }
-    snprintf(path, sizeof path, "%s/users", dir);
-    return rc == AT_OK ? at_mkdir(cx, path) : rc;
-}
-
 int at_users_train(struct at_ctx *cx, struct at_recipe *r,
                    at_progress_fn *progress, void *self)
 {
     struct at_strings list = at_recipe_list(r, "users");
+    struct at_run_lock *lock = NULL;
     struct at_text t = { 0 };
     struct users all;
     size_t name;
@@ -466,7 +469,9 @@ int at_users_train(struct at_ctx *cx, struct at_recipe *r,
     }
     cx->at = (struct at_src){ 0 };
     if (rc == AT_OK)
-        rc = make_dir(cx, all.dir);
+        rc = at_run_dir_take(cx, all.dir, "users", &lock);
+    if (rc == AT_OK)                    /* another may have been faster       */
+        rc = at_run_dir_check_new(cx, all.dir);
     if (rc == AT_OK)
         rc = write_list(cx, all.dir, list.s, list.n);
     if (rc == AT_OK)
@@ -477,7 +482,10 @@ int at_users_train(struct at_ctx *cx, struct at_recipe *r,
         rc = at_write_file(cx, at_sprintf(cx, &cx->run, "%s/recipe.yaml",
                                           all.dir), t.s, t.n);
     at_text_finish(&t);
-    return rc == AT_OK ? take_turns(&all) : rc;
+    if (rc == AT_OK)
+        rc = take_turns(&all);
+    at_run_dir_drop(lock);
+    return rc;
 }
 
 int at_users_resume(struct at_ctx *cx, struct at_recipe *r,
