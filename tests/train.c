@@ -1085,6 +1085,49 @@ static void nothing_is_trained_into_a_strange_directory(void **state)
                      AT_OK);
 }
 
+/* Both ways into a run refuse it, and say which of its datasets it is.       */
+static void other_data(const char *name, const char *key)
+{
+    const struct at_batch **b;
+    struct at_step_result r;
+    struct at_job *j;
+    struct at_ctx cx;
+    at_ctx_init(&cx);
+    assert_int_equal(at_run_resume(&cx, in_dir(name), NULL, NULL), AT_EINVAL);
+    assert_non_null(strstr(cx.err.msg, "another dataset"));
+    assert_non_null(strstr(cx.err.msg, key));
+    /* the first step is before every checkpoint                              */
+    for (uint64_t step = 1; step <= 5; step += 4) {
+        assert_int_equal(at_run_replay(&cx, in_dir(name), step, &j, &r, &b),
+                         AT_EINVAL);
+        assert_non_null(strstr(cx.err.msg, "another dataset"));
+    }
+    at_ctx_finish(&cx);
+}
+
+static void a_run_knows_its_datasets(void **state)
+{
+    struct stopper s = { .at = 7 };
+    char over[1200], err[4096];
+    struct at_ctx cx;
+    (void)state;
+    at_ctx_init(&cx);
+    make_data(&cx, "tok.h5", "pairs.jsonl", "own.h5");
+    make_data(&cx, "tok.h5", "single.jsonl", "check.h5");
+    snprintf(over, sizeof over, "data={path: %s, validation: %s}",
+             in_dir("own.h5"), in_dir("check.h5"));
+    assert_int_equal(run(scratch, "owner", over, stop_at, &s, err), AT_EINTR);
+    make_data(&cx, "tok.h5", "single.jsonl", "own.h5");
+    other_data("owner", "data.path");
+    make_data(&cx, "tok.h5", "pairs.jsonl", "own.h5");
+    make_data(&cx, "tok.h5", "pairs.jsonl", "check.h5");
+    other_data("owner", "data.validation");
+    /* made again from the same texts, it is the same                         */
+    make_data(&cx, "tok.h5", "single.jsonl", "check.h5");
+    assert_int_equal(resume("owner", NULL), AT_OK);
+    at_ctx_finish(&cx);
+}
+
 /* Leaves rows of steps `from` to `to` out of the metrics.                     */
 static void forget_rows(const char *name, uint64_t from, uint64_t to)
 {
@@ -1419,6 +1462,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(another_tokenizer_is_refused),
         cmocka_unit_test(a_run_is_trained_by_one_process),
         cmocka_unit_test(nothing_is_trained_into_a_strange_directory),
+        cmocka_unit_test(a_run_knows_its_datasets),
         cmocka_unit_test(what_is_lost_is_said),
         cmocka_unit_test(an_adapter_knows_its_base),
         cmocka_unit_test(a_soup_is_the_mean_of_what_adapters_do),

@@ -87,6 +87,20 @@ static int put_adapters(struct at_job *j, struct at_h5 *f)
     return rc;
 }
 
+/* Datasets are known by what is in them: a copy elsewhere is the same one.    */
+static int put_data(struct at_job *j, struct at_h5 *f)
+{
+    char id[33];
+    int rc = at_arrays_identify(j->cx, j->data->f, "", id);
+    if (rc == AT_OK)
+        rc = at_h5_set_text(j->cx, f, "data_id", id);
+    if (rc == AT_OK && j->validation != j->data)
+        rc = at_arrays_identify(j->cx, j->validation->f, "", id);
+    if (rc == AT_OK && j->validation != j->data)
+        rc = at_h5_set_text(j->cx, f, "validation_id", id);
+    return rc;
+}
+
 static int put_moments(struct at_job *j, struct at_h5 *f)
 {
     const struct at_optim *o = j->o;
@@ -222,6 +236,8 @@ int at_checkpoint_write(struct at_job *j, bool is_best)
     rc = put_state(cx, f, &j->s);
     if (rc == AT_OK)
         rc = put_recipe(j, f);
+    if (rc == AT_OK)
+        rc = put_data(j, f);
     if (rc == AT_OK && j->adapters.n)
         rc = put_adapters(j, f);
     if (rc == AT_OK)
@@ -267,6 +283,48 @@ static int check_base(struct at_job *j, struct at_h5 *f)
     return rc;
 }
 
+/* Older checkpoints do not say what they were trained on.                    */
+static int check_one(struct at_job *j, struct at_h5 *f, const char *fact,
+                     const char *key, struct at_data *d)
+{
+    struct at_ctx *cx = j->cx;
+    const char *was;
+    char id[33];
+    int rc;
+    if (!at_h5_has_fact(f, fact))
+        return AT_OK;
+    rc = at_h5_get_text(cx, f, fact, &cx->scratch, &was);
+    if (rc == AT_OK)
+        rc = at_arrays_identify(cx, d->f, "", id);
+    if (rc == AT_OK && strcmp(was, id) != 0)
+        rc = at_fail(cx, AT_EINVAL, "%s: was trained on another dataset than "
+                     "%s (%s) holds now: put that one back under this name, or "
+                     "train a new run on this one", at_h5_path(f),
+                     at_h5_path(d->f), key);
+    return rc;
+}
+
+/* A run goes on, or is replayed, with the data that its cursor counts in.  Its
+ * newest checkpoint knows which, also for steps before the oldest.           */
+static int check_data(struct at_job *j, const uint64_t *steps, size_t n)
+{
+    struct at_h5 *f = NULL;
+    int rc;
+    for (size_t i = 0; i < n && !f; i++) {
+        char path[PATH];
+        path_of(j, steps[i], path);
+        /* A damaged one is passed over here; reading says so.                */
+        (void)at_h5_open(j->cx, path, "checkpoint", &f);
+    }
+    if (!f)
+        return AT_OK;
+    rc = check_one(j, f, "data_id", "data.path", j->data);
+    if (rc == AT_OK && j->validation != j->data)
+        rc = check_one(j, f, "validation_id", "data.validation", j->validation);
+    at_h5_close(f);
+    return rc;
+}
+
 static int read_one(struct at_job *j, uint64_t step)
 {
     struct at_ctx *cx = j->cx;
@@ -304,9 +362,11 @@ int at_checkpoint_read(struct at_job *j, uint64_t most, bool *found)
 {
     uint64_t steps[MOST];
     size_t n = list(j, steps, most == UINT64_MAX), bad = 0;
+    int rc = check_data(j, steps, n);
     *found = false;
+    if (rc < 0)
+        return rc;
     for (size_t i = 0; i < n; i++) {
-        int rc;
         if (steps[i] > most)
             continue;
         rc = read_one(j, steps[i]);

@@ -296,13 +296,13 @@ int at_model_declare_dense(struct at_ctx *cx, const struct at_decoder *d,
     return at_decoder_dense(g, d, x) ? AT_OK : cx->err.code;
 }
 
-int at_model_identify(struct at_ctx *cx, struct at_h5 *f,
-                      char id[33])
+int at_arrays_identify(struct at_ctx *cx, struct at_h5 *f, const char *prefix,
+                       char id[33])
 {
     const char *const *names;
     size_t n;
     struct at_text t = { 0 };
-    int rc = at_h5_names(cx, f, "params/", &cx->scratch, &names, &n);
+    int rc = at_h5_names(cx, f, prefix, &cx->scratch, &names, &n);
     for (size_t i = 0; i < n && rc == AT_OK; i++) {
         struct at_hash h;
         rc = at_h5_checksum(cx, f, names[i], &h);
@@ -310,13 +310,19 @@ int at_model_identify(struct at_ctx *cx, struct at_h5 *f,
                      (unsigned long long)h.hi, (unsigned long long)h.lo);
     }
     if (rc == AT_OK && n == 0)
-        rc = at_fail(cx, AT_EFORMAT, "%s: holds no weights", at_h5_path(f));
+        rc = at_fail(cx, AT_EFORMAT, "%s: holds no %s", at_h5_path(f),
+                     prefix[0] ? "weights" : "arrays");
     if (rc == AT_OK)
         rc = at_text_ok(cx, &t);
     if (rc == AT_OK)
         at_hash_hex(at_hash(t.s, t.n), id);
     at_text_finish(&t);
     return rc;
+}
+
+int at_model_identify(struct at_ctx *cx, struct at_h5 *f, char id[33])
+{
+    return at_arrays_identify(cx, f, "params/", id);
 }
 
 /* A run's directory stands for its best checkpoint, else its latest.         */

@@ -58,7 +58,11 @@ int at_model_write(struct at_ctx *cx, const char *path,
                    struct at_h5 *from);
 /* The files that an import kept, from one model file to another.             */
 int at_model_put_kept(struct at_ctx *cx, struct at_h5 *f, struct at_h5 *from);
-/* Names and checksums of all weights are the identity of a model.            */
+/* Names and checksums of the arrays that begin with `prefix`: the identity of
+ * what a file holds, whatever made it.                                       */
+int at_arrays_identify(struct at_ctx *cx, struct at_h5 *f, const char *prefix,
+                       char id[33]);
+/* That of all weights is the identity of a model.                            */
 int at_model_identify(struct at_ctx *cx, struct at_h5 *f, char id[33]);
 /* The tokenizer of any of attune's files.                                    */
 int at_model_tokenizer(struct at_ctx *cx, struct at_arena *a, const char *path,
