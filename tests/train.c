@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -741,6 +742,90 @@ static void killed_while_it_draws_nothing_is_lost(void **state)
     kill_and_resume("whole30", "killed_ppo");
 }
 
+static volatile int rung;
+
+static void ring(int sig)
+{
+    (void)sig;
+    rung = 1;
+}
+
+/* Begins or resumes the run and asks it to stop after `us`; 0: it may end.    */
+static int run_for(long us, const char *text, const char *name,
+                   const char *const *over, size_t n)
+{
+    struct itimerval t = { .it_value = { 0, us } }, off = { 0 };
+    struct at_ctx cx;
+    int rc = AT_OK;
+    at_ctx_init(&cx);
+    cx.stop = &rung;
+    rung = 0;
+    setitimer(ITIMER_REAL, &t, NULL);
+    if (resumable(name))
+        rc = at_run_resume(&cx, in_dir(name), NULL, NULL);
+    else
+        rc = at_run_train(&cx, recipe(&cx, text, name, over, n), true, NULL,
+                          NULL);
+    setitimer(ITIMER_REAL, &off, NULL);
+    if (rc != AT_OK && (rc != AT_EINTR ||
+                        !strstr(cx.err.msg, "stopped after step ") ||
+                        !strstr(cx.err.msg, "attune resume ")))
+        fail_msg("%d: %s", rc, cx.err.msg);
+    at_ctx_finish(&cx);
+    return rc;
+}
+
+static void same_samples(const char *a, const char *b)
+{
+    struct at_ctx cx;
+    char path[64], *x, *y;
+    size_t n, m;
+    at_ctx_init(&cx);
+    snprintf(path, sizeof path, "%s/samples.jsonl", a);
+    OK(&cx, at_read_file(&cx, &cx.run, in_dir(path), 0, &x, &n));
+    snprintf(path, sizeof path, "%s/samples.jsonl", b);
+    OK(&cx, at_read_file(&cx, &cx.run, in_dir(path), 0, &y, &m));
+    assert_int_equal(n, m);
+    assert_memory_equal(x, y, n);
+    at_ctx_finish(&cx);
+}
+
+/* Most of these runs is drawing: of rounds, of held-out texts, of samples.    */
+static void stopped_while_it_draws_is_undisturbed(void **state)
+{
+    static const struct { const char *text; const char *over[3]; } kinds[] = {
+        { policy, { "eval.samples=[what does, the cat]" } },
+        { ppo, { "eval.samples=[what does, the cat]" } },
+        { scratch, { "eval={every: 1, sample_tokens: 60}",
+                     "eval.samples=[what, the cat, a, dog, tower, boat]" } },
+    };
+    struct sigaction on = { .sa_handler = ring, .sa_flags = SA_RESTART };
+    struct at_rng r = { (uint64_t)getpid(), AT_RNG_TEST, 5 };
+    (void)state;
+    print_message("stop seed %d\n", (int)getpid());
+    sigaction(SIGALRM, &on, NULL);
+    for (size_t i = 0; i < AT_COUNT(kinds); i++) {
+        size_t n = kinds[i].over[1] ? 2 : 1, stops = 0;
+        char a[32], b[32];
+        snprintf(a, sizeof a, "calm%zu", i);
+        snprintf(b, sizeof b, "rung%zu", i);
+        assert_int_equal(run_for(0, kinds[i].text, a, kinds[i].over, n),
+                         AT_OK);
+        for (uint64_t k = 0; stops < 30; k++) {
+            long us = (long)(at_rng_uniform(&r, i, k) * 300000) + 1;
+            if (run_for(us, kinds[i].text, b, kinds[i].over, n) == AT_OK)
+                break;
+            stops++;
+        }
+        print_message("%zu stops\n", stops);
+        assert_true(stops > 0);
+        while (run_for(0, kinds[i].text, b, kinds[i].over, n) != AT_OK)
+            ;
+        same_runs(a, b);
+        same_samples(a, b);
+    }
+}
+
 static void one_big_batch_equals_several_small(void **state)
 {
     struct at_ctx cx;
@@ -1452,6 +1537,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(recomputing_changes_no_bit_of_a_run),
         cmocka_unit_test(killed_anywhere_nothing_is_lost),
         cmocka_unit_test(killed_while_it_draws_nothing_is_lost),
+        cmocka_unit_test(stopped_while_it_draws_is_undisturbed),
         cmocka_unit_test(one_big_batch_equals_several_small),
         cmocka_unit_test(packing_and_batch_size_change_no_loss),
         cmocka_unit_test(a_damaged_checkpoint_is_passed_over),

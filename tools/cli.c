@@ -9,11 +9,13 @@
 
 static volatile int stop;
 
+/* Who reads the output may be stopped too: that must not end what is saved.
+ * When a terminal goes, the shell and the system both tell it.               */
 static void on_signal(int sig)
 {
-    (void)sig;
-    if (stop)
+    if (stop && sig != SIGHUP)
         _exit(130);             /* a second Ctrl-C does not wait             */
+    signal(SIGPIPE, SIG_IGN);
     stop = 1;
 }
 
@@ -233,10 +235,12 @@ static int help(char *const *argv, int argc)
 
 static void watch_signals(void)
 {
-    struct sigaction a = { 0 };
+    struct sigaction a = { 0 }, was;
     a.sa_handler = on_signal;
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
+    if (sigaction(SIGHUP, NULL, &was) == 0 && was.sa_handler != SIG_IGN)
+        sigaction(SIGHUP, &a, NULL);    /* nohup's wish stands               */
     a.sa_handler = SIG_IGN;
     sigaction(SIGXFSZ, &a, NULL);       /* a file size limit is an error     */
 }

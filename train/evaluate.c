@@ -114,6 +114,10 @@ static int mean_loss(struct at_job *j, struct at_eval_sum *sum,
         rc = at_loader_next(j->cx, j->eval, &b);
         if (rc < 0)
             break;
+        if (j->cx->stop && *j->cx->stop) {
+            rc = at_fail(j->cx, AT_EINTR, "interrupted");
+            break;
+        }
         at_step_eval(j->st, b, sum);
         *tokens += b->n_tokens;
         if (b->last)
@@ -128,7 +132,7 @@ static int mean_loss(struct at_job *j, struct at_eval_sum *sum,
     return AT_OK;
 }
 
-struct drawing { struct at_job *j; struct at_text text; int32_t prev; };
+struct drawing { struct at_job *j; struct at_text *text; int32_t prev; };
 
 static bool on_token(void *self, size_t row, int32_t id, double logp)
 {
@@ -140,16 +144,16 @@ static bool on_token(void *self, size_t row, int32_t id, double logp)
     if (id == at_tok_eos(d->j->tok))
         return false;
     s = at_tok_step(d->j->tok, d->prev, id, &n);
-    at_text_add(&d->text, s, n);
+    at_text_add(d->text, s, n);
     d->prev = id;
     return true;
 }
 
-static int draw_one(struct at_job *j, const char *prompt)
+static int draw_one(struct at_job *j, const char *prompt, struct at_text *text)
 {
     struct at_sampling s = { .temperature = 0.8, .top_k = 40, .top_p = 1,
                              .seed = (uint64_t)at_recipe_int(j->r, "seed") };
-    struct drawing d = { .j = j };
+    struct drawing d = { .j = j, .text = text };
     struct at_tok_ids ids = { 0 };
     struct at_prompt p;
     size_t want = (size_t)at_recipe_int(j->r, "eval.sample_tokens");
@@ -160,26 +164,11 @@ static int draw_one(struct at_job *j, const char *prompt)
         d.prev = ids.id[ids.n - 1];
         rc = at_generate(j->gen, &p, 1, want, &s, on_token, &d);
     }
-    if (rc == AT_OK)
-        rc = at_text_ok(j->cx, &d.text);
-    if (rc == AT_OK)
-        rc = at_metrics_sample(j->cx, j->metrics, j->s.step, prompt,
-                               d.text.s ? d.text.s : "");
-    at_text_finish(&d.text);
     at_tok_ids_finish(&ids);
-    return rc;
+    return rc == AT_OK ? at_text_ok(j->cx, text) : rc;
 }
 
-static int draw_samples(struct at_job *j)
-{
-    struct at_strings prompts = at_recipe_list(j->r, "eval.samples");
-    int rc = AT_OK;
-    for (size_t i = 0; j->gen && i < prompts.n && rc == AT_OK; i++)
-        rc = draw_one(j, prompts.s[i]);
-    return rc;
-}
-
-int at_evaluate(struct at_job *j, bool *best)
+static int measure(struct at_job *j, bool *best)
 {
     struct at_eval_sum sum;
     struct at_step_result means = { 0 };
@@ -228,6 +217,26 @@ int at_evaluate(struct at_job *j, bool *best)
     at_job_say(j, "step %llu: validation loss %.4f \u00B1 %.4f%s%s",
         (unsigned long long)j->s.step, loss, row.loss_se, right,
         *best ? ", the best so far" : "");
-    rc = at_job_log(j, &row, &j->st->eval);
-    return rc == AT_OK ? draw_samples(j) : rc;
+    return at_job_log(j, &row, &j->st->eval);
+}
+
+/* What takes time and can be stopped comes first: a stopped evaluation has
+ * written nothing, and is made again.                                        */
+int at_evaluate(struct at_job *j, bool *best)
+{
+    struct at_strings prompts = at_recipe_list(j->r, "eval.samples");
+    size_t n = j->gen ? prompts.n : 0;
+    int rc = AT_OK;
+    for (size_t i = 0; i < n && rc == AT_OK; i++)
+        rc = draw_one(j, prompts.s[i], &j->said[i]);
+    if (rc == AT_OK)
+        rc = measure(j, best);
+    for (size_t i = 0; i < n; i++) {
+        const char *text = j->said[i].s ? j->said[i].s : "";
+        if (rc == AT_OK)
+            rc = at_metrics_sample(j->cx, j->metrics, j->s.step, prompts.s[i],
+                                   text);
+        at_text_finish(&j->said[i]);
+    }
+    return rc;
 }

@@ -343,9 +343,11 @@ static int build_samples(struct at_job *j)
         rc = at_generator_create(j->cx, &j->cx->run, &j->d, &j->ps, j->k,
                                  at_adapters_attach_quietly, &j->adapters, 1,
                                  room, &j->gen);
-    if (rc == AT_OK)
-        j->memory[AT_MEM_SAMPLES] += at_generator_bytes(j->gen);
-    return rc;
+    if (rc < 0)
+        return rc;
+    j->memory[AT_MEM_SAMPLES] += at_generator_bytes(j->gen);
+    j->said = at_alloc_n(j->cx, &j->cx->run, prompts.n, sizeof *j->said);
+    return j->said ? AT_OK : AT_ENOMEM;
 }
 
 static int set_optim(struct at_job *j)

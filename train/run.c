@@ -111,6 +111,16 @@ static int move_weights(struct at_loop *l, struct at_step_result *r)
 
 static int save(struct at_job *j, bool best);
 
+/* The run as it stands, to be gone on with.                                  */
+static int save_and_stop(struct at_job *j, bool best)
+{
+    int rc = save(j, best);
+    return rc < 0 ? rc
+        : at_fail(j->cx, AT_EINTR, "stopped after step %llu; a checkpoint is "
+                  "written.  Go on with: attune resume %s",
+                  (unsigned long long)j->s.step, j->dir);
+}
+
 /* The step was not to be had (workers): the run is as it was before it.      */
 static int give_up_step(struct at_job *j, const struct at_state *before)
 {
@@ -140,6 +150,8 @@ int at_loop_prepare(struct at_loop *l)
     l->before = j->s;
     j->step_s = at_now_s();
     rc = take_batches(l, &next);
+    if (rc == AT_EINTR)
+        return save_and_stop(j, false);        /* while it drew: drawn again         */
     if (rc < 0)
         return rc;
     j->s.step++;
@@ -230,13 +242,15 @@ bool at_loop_wants_step(const struct at_loop *l)
 }
 
 /* The evaluation, where one is due.  A request to stop may come between a step
- * and its evaluation: that then waits in the checkpoint.                     */
+ * and its evaluation, or in it: that then waits in the checkpoint.           */
 static int evaluate_if_due(struct at_job *j, bool *best)
 {
+    int rc;
     if (!j->s.eval_due || stop_asked(j))
         return AT_OK;
-    j->s.eval_due = false;
-    return at_evaluate(j, best);
+    rc = at_evaluate(j, best);
+    j->s.eval_due = rc == AT_EINTR;
+    return rc;
 }
 
 int at_loop_turn(struct at_loop *l)
@@ -251,6 +265,8 @@ int at_loop_settle(struct at_loop *l)
     bool best = false, stop;
     int rc = evaluate_if_due(j, &best);
     stop = stop_asked(j);
+    if (rc == AT_EINTR)
+        return save_and_stop(j, false);
     if (rc < 0)
         return rc;
     j->s.done = !j->s.eval_due &&
@@ -259,14 +275,11 @@ int at_loop_settle(struct at_loop *l)
         at_job_say(j, "step %llu: no better for %llu evaluations: stopping early",
             (unsigned long long)j->s.step,
             (unsigned long long)j->s.bad_evals);
-    if (stop || j->s.done || every(j, "checkpoint.every") ||
-        (best && at_recipe_bool(j->r, "checkpoint.keep_best")))
-        rc = save(j, best);
-    if (rc == AT_OK && stop && !j->s.done)
-        return at_fail(j->cx, AT_EINTR, "stopped after step %llu; a checkpoint "
-                       "is written.  Go on with: attune resume %s",
-                       (unsigned long long)j->s.step, j->dir);
-    return rc;
+    if (stop && !j->s.done)
+        return save_and_stop(j, best);
+    return j->s.done || every(j, "checkpoint.every") ||
+           (best && at_recipe_bool(j->r, "checkpoint.keep_best"))
+               ? save(j, best) : AT_OK;
 }
 
 int at_loop_save(struct at_loop *l)

@@ -78,6 +78,7 @@ struct at_job {
     double *table;              /* of classify: labels and what they were taken
                                  * for, in the evaluation that runs           */
     struct at_generator *gen;
+    struct at_text *said;       /* [eval.samples], of the evaluation at hand  */
     struct at_tok_coder *coder;
     struct at_metrics *metrics;
     struct at_state s;

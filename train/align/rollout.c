@@ -426,12 +426,10 @@ int at_rollout(struct at_ctx *cx, struct at_infer *in,
     w.journal = at_sprintf(cx, &cx->run, "%s.part", o->out);
     rc = w.journal ? open_journal(&w) : AT_ENOMEM;
     while (rc == AT_OK && w.done < prompts->n) {
-        if (cx->stop && *cx->stop) {
-            rc = at_fail(cx, AT_EINTR, "stopped after %zu of %zu prompts; the "
-                         "same command goes on from there", w.done, prompts->n);
-            break;
-        }
-        rc = one_chunk(&w);
+        rc = cx->stop && *cx->stop ? AT_EINTR : one_chunk(&w);
+        if (rc == AT_EINTR)
+            rc = at_fail(cx, rc, "stopped after %zu of %zu prompts; the same "
+                         "command goes on from there", w.done, prompts->n);
         if (progress)
             progress(self, w.done, prompts->n, (double)stats->tokens /
                      fmax(at_now_s() - start, 1e-9));

@@ -123,6 +123,9 @@ static int by_command(struct at_ctx *cx, void *impl,
                      command, WIFEXITED(status) ? "exit code" : "signal",
                      WIFEXITED(status) ? WEXITSTATUS(status)
                                        : WTERMSIG(status));
+    /* Ctrl-C goes to the command too, and the reading of its answer ends.    */
+    if (rc < 0 && cx->stop && *cx->stop)
+        rc = at_fail(cx, AT_EINTR, "interrupted");
     return rc;
 }
 
