@@ -198,7 +198,7 @@ static int start(struct at_graph *g, struct at_val *root, struct at_val *seed)
     if (!root)
         return g->cx->err.code;
     if (!root->wants_grad)
-        return at_fail(g->cx, AT_EINVAL, "nothing is trained: no trainable "
+        return at_fail(g->cx, AT_EFROZEN, "nothing is trained: no trainable "
                        "parameter stands below the loss");
     if (!seed && at_shape_count(&root->shape) != 1)
         return at_fail(g->cx, AT_ESHAPE, "only a single number can be the "

@@ -48,6 +48,7 @@ enum at_code {
     AT_EMISSING = -7,   /* the backend has no such kernel                   */
     AT_ENONFINITE = -8, /* a loss or gradient is not finite                 */
     AT_EINTR = -9,      /* asked to stop; what had to be saved is saved     */
+    AT_EFROZEN = -10,   /* nothing below the loss is trained                */
 };
 
 /* A place in a text file; file NULL: no place; line, col from 1, 0: none.   */
@@ -69,6 +70,8 @@ enum at_level { AT_LOG_DEBUG, AT_LOG_INFO, AT_LOG_WARN };
 /* Receives one line without its newline.  May be called from any thread.    */
 typedef void at_log_fn(void *self, enum at_level level, const char *line);
 
+/* Failures that follow are about this key of the recipe being acted on, if any. */
+void at_act_on(struct at_ctx *cx, const char *key);
 /* Records a failure at cx->at (if any) and returns `code`.                   */
 int at_fail(struct at_ctx *cx, int code, const char *fmt, ...) AT_PRINTF(3, 4);
 /* The same with the text of errno value `err` appended.                      */
@@ -121,6 +124,8 @@ void at_free(void *p);
 struct at_ctx {             /* one per thread of work                        */
     struct at_err err;
     struct at_src at;       /* recipe place being acted on, if any           */
+    struct at_src (*src_of)(const void *self, const char *key);
+    const void *src_self;   /* the recipe being acted on, for at_act_on      */
     struct at_arena run;    /* lives as long as the context                  */
     struct at_arena plan;   /* graph and plan; reset to build another        */
     struct at_arena scratch;/* within one call or one step                   */
@@ -231,8 +236,8 @@ size_t at_edit_distance(const char *a, const char *b);
 /* The candidate nearest to `word`, or NULL when none is near.                */
 const char *at_did_you_mean(const char *word, const char *const *candidates,
                             size_t n);
-/* "3 5 8-11" (or with commas): yes[i] becomes true for each i named, all below
- * n; the others stay.  An error names `what`.                                */
+/* "3 5 8-11" (or with commas): yes[i], false before, becomes true for each i
+ * named, all below n and none twice.  An error names `what`.                 */
 int at_ranges(struct at_ctx *cx, const char *what, const char *text, bool *yes,
               size_t n);
 /* "3.21 GiB" into buf; returns buf.                                          */

@@ -33,6 +33,12 @@ static void start(struct at_ctx *cx, int code)
         putf(e->msg, sizeof e->msg, "%s: ", cx->at.file);
 }
 
+void at_act_on(struct at_ctx *cx, const char *key)
+{
+    if (cx->src_of)
+        cx->at = cx->src_of(cx->src_self, key);
+}
+
 int at_fail(struct at_ctx *cx, int code, const char *fmt, ...)
 {
     va_list ap;

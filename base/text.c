@@ -200,8 +200,11 @@ int at_ranges(struct at_ctx *cx, const char *what, const char *text, bool *yes,
         if (to >= n)
             return at_fail(cx, AT_EINVAL, "%s has %lu; the largest there is is "
                            "%zu", what, to, n ? n - 1 : 0);
-        for (; from <= to; from++)
+        for (; from <= to; from++) {
+            if (yes[from])
+                return at_fail(cx, AT_EINVAL, "%s names %lu twice", what, from);
             yes[from] = true;
+        }
         p = end + strspn(end, " ,");
     }
     return AT_OK;

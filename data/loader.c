@@ -263,8 +263,11 @@ static int check_options(struct at_ctx *cx, const struct at_data *d,
     if (o->groups && o->packing == AT_PACK_DOCS &&
         longest_group(d, o->ends) > o->length)
         return at_fail(cx, AT_EINVAL, "%s: documents that belong together need "
-                       "a row of up to %llu tokens, and a row has %zu", path,
-                       (unsigned long long)longest_group(d, o->ends), o->length);
+                       "a row of up to %llu tokens, and a row has %zu.  Make "
+                       "the dataset with --max-length %zu or, if the model has "
+                       "room for it, raise batch.length", path,
+                       (unsigned long long)longest_group(d, o->ends), o->length,
+                       (o->length + (o->ends ? 0 : d->group)) / d->group);
     if (o->groups && (o->packing == AT_PACK_STREAM ||
                       (o->packing == AT_PACK_NONE && o->rows % d->group)))
         return at_fail(cx, AT_EINVAL, "%s: batches of %zu rows would part the "

@@ -306,13 +306,32 @@ int at_recipe_parse(struct at_ctx *cx, struct at_arena *arena, const char *name,
     return rc;
 }
 
+/* What is often given instead of a recipe.                                   */
+static int check_text(struct at_ctx *cx, const char *path)
+{
+    static const char hdf5[] = "\211HDF\r\n\032\n";
+    char head[sizeof hdf5] = "";
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return AT_OK;           /* whoever reads it says why                  */
+    head[fread(head, 1, sizeof head - 1, f)] = '\0';
+    fclose(f);
+    if (memcmp(head, hdf5, sizeof hdf5 - 1) != 0)
+        return AT_OK;
+    return at_fail(cx, AT_EINVAL, "%s: is no recipe but an HDF5 file, such as a "
+                   "model or a dataset: write a text file that names it "
+                   "('attune recipe keys' lists what it may hold)", path);
+}
+
 int at_recipe_load(struct at_ctx *cx, struct at_arena *arena, const char *path,
                    const char *const *overrides, size_t n_overrides,
                    struct at_recipe **r)
 {
     char *text;
     size_t n;
-    int rc = at_read_file(cx, arena, path, FILE_MAX, &text, &n);
+    int rc = check_text(cx, path);
+    if (rc == AT_OK)
+        rc = at_read_file(cx, arena, path, FILE_MAX, &text, &n);
     if (rc < 0)
         return at_note(cx, rc, "reading the recipe");
     return at_recipe_parse(cx, arena, path, text, n, overrides, n_overrides, r);

@@ -153,12 +153,130 @@ static void nohup_is_heard(void **state)
     ends_with_a_checkpoint(pid);
 }
 
+/* ---- what is said ---------------------------------------------------------- */
+
+static void fails(const char *args, const char *says)
+{
+    if (attune(args) == 0 || !strstr(err, says))
+        fail_msg("'%s' is not what '%s' says: %s", says, args, err);
+}
+
+/* The place is that of the key which the message is about.                   */
+static void errors_are_at_their_keys(void **state)
+{
+    (void)state;
+    put("r.yaml", "threads: 1\nmodel: {path: base}\ndata: {path: d.h5}\n"
+        "batch: {rows: 4, length: 32}\nobjective: sft\n"
+        "router: {layers: 5}\ntrain: {steps: 4}\nrun: no\n");
+    put("f.yaml", "threads: 1\nmodel: {path: base}\ndata: {path: d.h5}\n"
+        "batch: {rows: 4, length: 32}\nobjective: sft\n"
+        "train: {steps: 4}\nrun: no\nfreeze: .\n");
+    fails("train r.yaml", "r.yaml:6:18: router.layers is 5");
+    fails("train r.yaml router.at=a", "command line: router.at=a: router.at is");
+    fails("train r.yaml router.at='2 2'", "router.at names 2 twice");
+    fails("train r.yaml router.at=7", "command line: router.at=7: router.at has "
+          "layer 7");
+    fails("train r.yaml router.capacity=1.5 router.gradient_scale=1",
+          "command line: router.capacity=1.5: router.capacity is");
+    fails("train r.yaml router.layers=1 router.capacity='1 1' "
+          "router.gradient_scale=1", "command line: router.capacity=1 1: "
+          "router.capacity has 2");
+    fails("train f.yaml", "f.yaml:8:9: nothing is trained: freeze leaves no");
+    fails("train f.yaml freeze=zzz", "command line: freeze=zzz: freeze fits no "
+          "parameter");
+    fails("train b.yaml train_only=zzz", "command line: train_only=zzz: "
+          "train_only fits no parameter");
+    fails("train b.yaml lora.rank=2 train_only=zzz", "train_only fits no "
+          "parameter");
+    assert_int_not_equal(access("no", F_OK), 0);
+}
+
+static void what_is_no_recipe_or_model_is_named(void **state)
+{
+    (void)state;
+    assert_int_equal(mkdir("hf", 0700), 0);
+    put("hf/config.json", "{}");
+    fails("train d.h5", "d.h5: is no recipe but an HDF5 file");
+    fails("train b.yaml model.path=hf", "attune import hf hf OUT.h5");
+    fails("generate --model hf", "attune import hf hf OUT.h5");
+    put("hf/adapter_config.json", "{}");
+    fails("train b.yaml model.path=hf", "attune import peft hf OUT.h5 --base");
+}
+
+/* What a routed model cannot do is said at once.                             */
+static void routers_say_where_they_are_of_no_use(void **state)
+{
+    (void)state;
+    if (attune("train b.yaml router.layers=2 run=routed") != 0)
+        fail_msg("%s", err);
+    fails("export routed out-hf", "kind 'router' cannot be merged");
+    fails("export routed out.gguf", "kind 'router' cannot be merged");
+    fails("export routed out-hf --format peft", "kind 'router' cannot be merged");
+    if (attune("drop base d1.h5 --attn 1") != 0)
+        fail_msg("%s", err);
+    assert_int_equal(attune("train b.yaml model.path=d1.h5 router.layers=2 "
+                            "run=bare"), 0);
+    if (!strstr(err, "warning: 1 of the 2 chosen layers have no attention "
+                     "(layer 1 is the first)"))
+        fail_msg("%s", err);
+    fails("train b.yaml model.path=d1.h5 router.layers=1 run=no",
+          "layer 1 has no attention, where its router would sit");
+    fails("train b.yaml model.path=d1.h5 router.layers=2 router.target=block "
+          "run=no", "layer 1 has no attention, where its router would sit");
+}
+
+static void users_begin_without_a_word(void **state)
+{
+    (void)state;
+    if (attune("train b.yaml lora.rank=2 'users=[ann, bob lora.rank=4]' "
+               "run=many") != 0)
+        fail_msg("%s", err);
+    if (strstr(err, "left out"))
+        fail_msg("%s", err);
+    fails("train b.yaml lora.rank=2 'users=[ann batch.length=31, bob "
+          "data.path=none.h5]' run=many2", "none.h5");
+}
+
+/* Nothing is printed that is not measured.                                   */
+static void progress_shows_what_there_is(void **state)
+{
+    FILE *f = fopen("p.jsonl", "w");
+    char out[8192];
+    (void)state;
+    assert_non_null(f);
+    for (int i = 0; i < 100; i++)
+        fprintf(f, "{\"prompt\": \"the %d\", \"chosen\": \" is %d\", "
+                "\"rejected\": \" no\", \"score\": %d}\n", i, i * 7 % 13,
+                i % 3);
+    fclose(f);
+    assert_int_equal(attune("data p.jsonl p.h5 --tokenizer tok.h5 --score "
+                            "score"), 0);
+    if (attune("train b.yaml data.path=p.h5 objective=regression run=judge") != 0)
+        fail_msg("%s", err);
+    slurp("out", out, sizeof out);
+    assert_non_null(strstr(out, "step 4/4 | loss "));
+    if (strstr(out, "nan"))
+        fail_msg("%s", out);
+    fails("train b.yaml data.path=p.h5 objective=dpo batch.length=12 lora.rank=2 "
+          "run=no", "Make the dataset with --max-length 7");
+    assert_int_equal(attune("data p.jsonl p7.h5 --tokenizer tok.h5 --max-length "
+                            "7 --max-cut 1"), 0);
+    if (attune("train b.yaml data.path=p7.h5 objective=dpo batch.length=12 "
+               "lora.rank=2 run=fits") != 0)
+        fail_msg("%s", err);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_request_to_stop_saves),
         cmocka_unit_test(a_terminal_goes_twice),
         cmocka_unit_test(nohup_is_heard),
+        cmocka_unit_test(errors_are_at_their_keys),
+        cmocka_unit_test(what_is_no_recipe_or_model_is_named),
+        cmocka_unit_test(routers_say_where_they_are_of_no_use),
+        cmocka_unit_test(users_begin_without_a_word),
+        cmocka_unit_test(progress_shows_what_there_is),
     };
     if (argc < 2 || !(program = realpath(argv[1], NULL)))
         return 1;

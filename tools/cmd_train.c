@@ -73,7 +73,7 @@ static void show(void *self, const struct at_progress *p)
         return;
     s->last_s = now;
     time_text(eta, p->eta_s);
-    if (isfinite(p->r->reward))
+    if (isfinite(p->r->reward) && isfinite(p->r->kl))
         snprintf(what, sizeof what, "reward %.4f | KL %.3f", p->r->reward,
                  p->r->kl);
     else if (isfinite(p->r->kl))

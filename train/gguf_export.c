@@ -196,6 +196,9 @@ static int write_file(struct export *e, const char *path)
 static int check(struct export *e, const char *path, bool merge)
 {
     struct at_ctx *cx = e->cx;
+    int rc = at_adapters_can_merge(cx, &e->in->m->adapters);
+    if (rc < 0)
+        return rc;
     if (e->in->m->adapters.n && !merge)
         return at_fail(cx, AT_EINVAL, "%s is an adapter: add --merge, for a "
                        "GGUF file holds a whole model", path);

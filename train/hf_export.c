@@ -379,7 +379,8 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
     if (rc < 0)
         return rc;
     e.in = in;
-    if (in->m->adapters.n && !o->merge)
+    rc = at_adapters_can_merge(cx, &in->m->adapters);
+    if (rc == AT_OK && in->m->adapters.n && !o->merge)
         rc = at_fail(cx, AT_EINVAL, "%s is an adapter: add --merge, or export "
                      "it by itself with --format peft", path);
     if (rc == AT_OK && (in->m->d.no_attn || in->m->d.no_mlp))

@@ -310,7 +310,8 @@ int at_hf_export_peft(struct at_ctx *cx, const char *path, const char *dir,
     if (rc < 0)
         return rc;
     e.in = in;
-    if (!at_lora_of(&in->m->adapters))
+    rc = at_adapters_can_merge(cx, &in->m->adapters);
+    if (rc == AT_OK && !at_lora_of(&in->m->adapters))
         rc = in->m->adapters.n
                  ? at_fail(cx, AT_EINVAL, "%s is an adapter (%s) that PEFT does "
                            "not have: export it with --merge", path,

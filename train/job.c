@@ -1,6 +1,7 @@
 /* A job: everything a recipe names, opened, built and sized. */
 #include "train/adapter_file.h"
 #include "train/adapters/masked.h"
+#include "train/adapters/router.h"
 #include "train/job.h"
 
 #include <math.h>
@@ -108,10 +109,14 @@ static int open_adapters(struct at_job *j)
 /* A text's decision must not be made from what is to be predicted.           */
 static int check_router(struct at_job *j)
 {
+    const struct at_adapter *router;
     act_on(j, "router.layers");
     if (j->d.both && at_recipe_int(j->r, "router.layers") > 0)
         return at_fail(j->cx, AT_EINVAL, "routers are for decoders, and %s is "
                        "an encoder: leave router.layers out", j->start->path);
+    router = at_adapters_find(&j->adapters, &at_router_kind);
+    if (router && at_router_fits(j->cx, router, j->d.L, j->d.no_attn) < 0)
+        return j->cx->err.code;
     act_on(j, "router.pool");
     if (at_recipe_int(j->r, "router.layers") == 0 ||
         strcmp(at_recipe_text(j->r, "router.level"), "sequence") != 0 ||
@@ -314,6 +319,8 @@ static int build(struct at_job *j)
                         &s, &j->st);
     if (check_sites(j) < 0)         /* the better message                     */
         return j->cx->err.code;
+    if (rc == AT_EFROZEN)
+        return at_rules_explain(j->cx, j->rules, &j->ps);
     act_on(j, "context_sparse.mlp");
     if (rc == AT_OK && j->sparse && at_context_sparse_parts(j->sparse) == 0)
         return at_fail(j->cx, AT_EINVAL, "context_sparse leaves no channel of any "
@@ -455,6 +462,11 @@ static void warm_up(struct at_job *j)
     at_arena_reset(&j->cx->scratch);
 }
 
+static struct at_src src_of(const void *recipe, const char *key)
+{
+    return at_recipe_src(recipe, key);
+}
+
 int at_job_open(struct at_ctx *cx, struct at_recipe *r, struct at_job **made)
 {
     return at_job_open_beside(cx, r, NULL, made);
@@ -471,6 +483,8 @@ int at_job_open_beside(struct at_ctx *cx, struct at_recipe *r,
     j->cx = cx;
     j->r = r;
     j->dir = at_recipe_text(r, "run");
+    cx->src_of = src_of;
+    cx->src_self = r;
     act_on(j, "threads");
     rc = at_threads_start(cx, (int)at_recipe_int(r, "threads"));
     act_on(j, "backend");

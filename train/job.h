@@ -9,12 +9,14 @@
 /* Errors that follow are about this key of the recipe.                       */
 static inline void act_on(struct at_job *j, const char *key)
 {
-    j->cx->at = at_recipe_src(j->r, key);
+    at_act_on(j->cx, key);
 }
 
 static inline void done_with(struct at_job *j)
 {
     j->cx->at = (struct at_src){ 0 };
+    j->cx->src_of = NULL;
+    j->cx->src_self = NULL;
 }
 
 static inline size_t size_of(const struct at_job *j, const char *key)

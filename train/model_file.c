@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* The description's numbers, by the names they have in files.                */
 #define INTS(X)                                                          \
@@ -325,11 +326,18 @@ int at_model_identify(struct at_ctx *cx, struct at_h5 *f, char id[33])
     return at_arrays_identify(cx, f, "params/", id);
 }
 
+static bool there(struct at_ctx *cx, const char *dir, const char *name)
+{
+    const char *path = at_sprintf(cx, &cx->scratch, "%s/%s", dir, name);
+    return path && access(path, F_OK) == 0;
+}
+
 /* A run's directory stands for its best checkpoint, else its latest.         */
 static const char *resolve(struct at_ctx *cx, struct at_arena *a,
                            const char *path)
 {
     static const char *const names[] = { "best", "latest" };
+    const char *foreign;
     struct stat st;
     if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
         return at_strdup(cx, a, path);
@@ -340,7 +348,14 @@ static const char *resolve(struct at_ctx *cx, struct at_arena *a,
         if (stat(p, &st) == 0)
             return p;
     }
-    at_fail(cx, AT_ENOENT, "%s: is a directory without a checkpoint", path);
+    foreign = there(cx, path, "adapter_config.json") ? "peft"
+              : there(cx, path, "config.json")       ? "hf" : NULL;
+    if (foreign)
+        at_fail(cx, AT_EINVAL, "%s: is a folder of Hugging Face; make a model "
+                "file of it: attune import %s %s OUT.h5%s", path, foreign, path,
+                *foreign == 'p' ? " --base BASE.h5" : "");
+    else
+        at_fail(cx, AT_ENOENT, "%s: is a directory without a checkpoint", path);
     return NULL;
 }
 

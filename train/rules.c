@@ -79,9 +79,43 @@ void at_rules_optim(const void *self, const struct at_param *p,
         g->lr_scale = u->scale.one[i].factor;
 }
 
+/* A pattern that finds nothing was meant for something.                      */
+static int check_fit(struct at_ctx *cx, const char *key,
+                     const struct at_pattern *p, const struct at_params *ps)
+{
+    for (size_t k = 0; p && k < ps->n; k++)
+        if (at_pattern_finds(p, ps->p[k]->val.name))
+            return AT_OK;
+    at_act_on(cx, key);
+    return !p ? AT_OK : at_fail(cx, AT_EINVAL, "%s fits no parameter of the "
+                                "model; 'attune inspect' lists them", key);
+}
+
+int at_rules_explain(struct at_ctx *cx, const struct at_rules *u,
+                     const struct at_params *ps)
+{
+    const char *key = u->freeze ? "freeze" : "train_only";
+    int rc = check_fit(cx, "train_only", u->only, ps);
+    if (rc < 0)
+        return rc;
+    if (!u->freeze && !u->only) {
+        cx->at = (struct at_src){ 0 };
+        return at_fail(cx, AT_EINVAL, "nothing is trained: no trainable "
+                       "parameter stands below the loss");
+    }
+    at_act_on(cx, key);
+    return at_fail(cx, AT_EINVAL, "nothing is trained: %s leaves no parameter "
+                   "below the loss to train", key);
+}
+
 int at_rules_check(struct at_ctx *cx, const struct at_rules *u,
                    const struct at_params *ps)
 {
+    int rc = check_fit(cx, "train_only", u->only, ps);
+    if (rc == AT_OK)
+        rc = check_fit(cx, "freeze", u->freeze, ps);
+    if (rc < 0)
+        return rc;
     cx->at = u->scale.at;
     for (size_t i = 0; i < u->scale.text.n; i++) {
         bool used = false;

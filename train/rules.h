@@ -19,8 +19,13 @@ void at_rules_destroy(struct at_rules *rules);
 bool at_rules_train(const void *self, const char *name);
 /* For at_optim_create: self is a struct at_rules.                            */
 at_rule_fn at_rules_optim;
-/* An entry of optim.lr_scale that fits no trained parameter is an error.     */
+/* An entry of optim.lr_scale that fits no trained parameter is an error, and a
+ * train_only or freeze that fits none at all.                                */
 int at_rules_check(struct at_ctx *cx, const struct at_rules *rules,
                    const struct at_params *ps);
+
+/* Fails by saying why none of the model's parameters is trained.             */
+int at_rules_explain(struct at_ctx *cx, const struct at_rules *rules,
+                     const struct at_params *ps);
 
 #endif

@@ -124,17 +124,20 @@ static int read_list(struct at_ctx *cx, const char *dir, const char **line,
 
 /* ---- a user's job ---------------------------------------------------------------- */
 
-/* The run's recipe with the user's settings.                                 */
+/* The run's recipe, as it stands in the run's directory, with the user's
+ * settings.  What the run has for all its users falls away without a word.   */
 static int recipe_of(struct users *all, const char *line,
                      struct at_recipe **r)
 {
     struct at_ctx *cx = all->cx;
     struct at_text t = { 0 };
     char *words = at_strdup(cx, &cx->run, line), *rest, *word;
+    const char *file = at_sprintf(cx, &cx->run, "%s/recipe.yaml", all->dir);
     const char *over[WORDS], *name;
+    at_log_fn *log = cx->log;
     size_t n = 2;
     int rc;
-    if (!words)
+    if (!words || !file)
         return AT_ENOMEM;
     name = strtok_r(words, " ", &rest);
     over[0] = "users=[]";
@@ -144,9 +147,10 @@ static int recipe_of(struct users *all, const char *line,
     rc = at_recipe_print(cx, all->r, true, &t);
     if (rc == AT_OK)
         rc = at_text_ok(cx, &t);
+    cx->log = NULL;
     if (rc == AT_OK)
-        rc = at_recipe_parse(cx, &cx->run, at_recipe_src(all->r, "users").file,
-                             t.s, t.n, over, n, r);
+        rc = at_recipe_parse(cx, &cx->run, file, t.s, t.n, over, n, r);
+    cx->log = log;
     at_text_finish(&t);
     return rc;
 }

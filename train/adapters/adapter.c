@@ -122,14 +122,21 @@ static int merge(struct at_ctx *cx, const struct at_adapter *a,
     return AT_OK;
 }
 
-int at_adapters_merge(struct at_ctx *cx, const struct at_adapters *list,
-                      struct at_params *ps, const struct at_kernels *k)
+int at_adapters_can_merge(struct at_ctx *cx, const struct at_adapters *list)
 {
-    int rc = AT_OK;
     for (size_t i = 0; i < list->n; i++)
         if (!list->a[i]->kind->add)
             return at_fail(cx, AT_EINVAL, "an adapter of kind '%s' cannot be "
-                           "merged into weights", list->a[i]->kind->name);
+                           "merged into weights, and no other program reads "
+                           "it: it is of use in attune only",
+                           list->a[i]->kind->name);
+    return AT_OK;
+}
+
+int at_adapters_merge(struct at_ctx *cx, const struct at_adapters *list,
+                      struct at_params *ps, const struct at_kernels *k)
+{
+    int rc = at_adapters_can_merge(cx, list);
     for (size_t i = 0; i < list->n && rc == AT_OK; i++)
         rc = merge(cx, list->a[i], ps, k);
     return rc;

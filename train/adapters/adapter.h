@@ -76,6 +76,8 @@ int at_adapters_attach(const struct at_adapters *list, struct at_graph *g,
                        bool train);
 /* Without dropout; self is a struct at_adapters.                             */
 int at_adapters_attach_quietly(void *self, struct at_graph *g);
+/* Whether all of them can become part of the weights.                        */
+int at_adapters_can_merge(struct at_ctx *cx, const struct at_adapters *list);
 /* Moves the adapters into the weights and leaves them without effect.         */
 int at_adapters_merge(struct at_ctx *cx, const struct at_adapters *list,
                       struct at_params *ps, const struct at_kernels *k);

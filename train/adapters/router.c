@@ -43,6 +43,7 @@ static int parse_capacity(struct at_ctx *cx, struct at_arena *arena,
     while (*p) {
         char *end;
         double v = strtod(p, &end);
+        at_act_on(cx, "router.capacity");
         if (end == p || !(v >= 0 && v <= 1) ||
             (*end && *end != ' ' && *end != ','))
             return at_fail(cx, AT_EINVAL, "router.capacity is '%s'; it must be "
@@ -57,6 +58,7 @@ static int parse_capacity(struct at_ctx *cx, struct at_arena *arena,
 static int choose(struct at_ctx *cx, const char *key, const char *text,
                   const char *const *of, int *which)
 {
+    at_act_on(cx, key);
     for (*which = 0; of[*which]; (*which)++)
         if (strcmp(of[*which], text) == 0)
             return AT_OK;
@@ -87,9 +89,11 @@ static int create(struct at_ctx *cx, struct at_arena *arena,
                      "skipped ones) or kept (they do not: smaller cache)");
     if (rc == AT_OK && s->gradient)
         rc = choose(cx, "router.gradient", s->gradient, grads, &grad);
+    at_act_on(cx, "router.threshold");
     if (rc == AT_OK && !(s->threshold > 0 && s->threshold < 1))
         rc = at_fail(cx, AT_EINVAL, "router.threshold is %g; it must be "
                      "between 0 and 1", s->threshold);
+    at_act_on(cx, "router.at");
     if (rc == AT_OK && s->at[0]) {
         r->chosen = at_alloc_n(cx, arena, LAYERS_MAX, sizeof *r->chosen);
         rc = r->chosen ? at_ranges(cx, "router.at", s->at, r->chosen, LAYERS_MAX)
@@ -142,18 +146,44 @@ static int check_depth(struct at_ctx *cx, const struct router *r, size_t depth)
 {
     const struct at_router_settings *s = r->base.settings;
     size_t n = n_routed(r, depth, depth);
+    at_act_on(cx, "router.layers");
     if (!r->chosen && s->layers + 1 > depth)
         return at_fail(cx, AT_EINVAL, "router.layers is %zu; the model has %zu "
                        "layers, and at most %zu of them can be routed: never "
                        "the last", s->layers, depth, depth - 1);
+    at_act_on(cx, "router.at");
     for (size_t i = depth - 1; r->chosen && i < LAYERS_MAX; i++)
         if (r->chosen[i])
             return at_fail(cx, AT_EINVAL, "router.at has layer %zu; the model's "
                            "layers are 0 to %zu, and the last is never routed",
                            i, depth - 1);
+    at_act_on(cx, "router.capacity");
     if (r->n_capacity > 1 && r->n_capacity != n)
         return at_fail(cx, AT_EINVAL, "router.capacity has %zu numbers for %zu "
                        "routed layers", r->n_capacity, n);
+    return AT_OK;
+}
+
+int at_router_fits(struct at_ctx *cx, const struct at_adapter *a, size_t depth,
+                   const bool *no_attn)
+{
+    const struct router *r = (const struct router *)a;
+    size_t bare = 0, first = 0;
+    int rc = check_depth(cx, r, depth);
+    for (size_t i = depth; no_attn && i-- > 0;)
+        if (routed(r, i, depth) && no_attn[i]) {
+            bare++;
+            first = i;
+        }
+    if (rc < 0 || bare == 0)
+        return rc;
+    at_act_on(cx, r->chosen ? "router.at" : "router.layers");
+    if (r->target != ATTN || bare == n_routed(r, depth, depth))
+        return at_fail(cx, AT_EINVAL, "layer %zu has no attention, where its "
+                       "router would sit: choose others by router.at", first);
+    at_log(cx, AT_LOG_WARN, "%zu of the %zu chosen layers have no attention "
+           "(layer %zu is the first) and are not routed: choose others by "
+           "router.at", bare, n_routed(r, depth, depth), first);
     return AT_OK;
 }
 

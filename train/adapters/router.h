@@ -33,6 +33,10 @@ struct at_router_settings {
 
 extern const struct at_adapter_kind at_router_kind;
 
+/* Whether a model of so many layers can have them; warns of chosen layers that
+ * have no attention (no_attn[depth]; NULL: all have), where no router can sit. */
+int at_router_fits(struct at_ctx *cx, const struct at_adapter *a, size_t depth,
+                   const bool *no_attn);
 /* Whether layer i of depth is one of the deepest n but the last.             */
 bool at_router_takes(size_t n, size_t i, size_t depth);
 
