@@ -540,8 +540,9 @@ size_t at_job_bytes(const struct at_job *j)
 static int refuse_what_cannot_fit(struct at_job *j)
 {
     char need[32], have[32];
-    size_t want = at_job_bytes(j) - at_rss_bytes(), free_bytes;
-    free_bytes = at_memory_available();
+    size_t all = at_job_bytes(j), used = at_rss_bytes();
+    size_t want = all > used ? all - used : 0;
+    size_t free_bytes = at_memory_available();
     if (want <= free_bytes)
         return AT_OK;
     return at_fail(j->cx, AT_ENOMEM, "this run needs %s more memory and %s are "
