@@ -166,6 +166,7 @@ void *at_reserve(struct at_ctx *cx, size_t n_bytes, const char *what)
                 at_bytes_text(text, (double)n_bytes));
         return NULL;
     }
+    madvise(p, n, MADV_HUGEPAGE);
     return p;
 }
 
@@ -175,7 +176,6 @@ void *at_map(struct at_ctx *cx, size_t n_bytes, const char *what)
     size_t n = n_bytes ? n_bytes : 1;
     if (!p)
         return NULL;
-    madvise(p, n, MADV_HUGEPAGE);
     for (size_t i = 0; i < n; i += PAGE)
         ((volatile char *)p)[i] = 0;
     return p;

@@ -110,7 +110,8 @@ void at_arena_finish(struct at_arena *a);
 /* A big region straight from the system: page-aligned, zero, touched once so
  * that no step ever takes a page fault.  Free with at_unmap.                 */
 void *at_map(struct at_ctx *cx, size_t n_bytes, const char *what);
-/* The same untouched: a page takes memory when it is first written.          */
+/* The same untouched: a page, of 2 MiB where the system has such, takes memory
+ * when it is first written.                                                  */
 void *at_reserve(struct at_ctx *cx, size_t n_bytes, const char *what);
 void at_unmap(void *p, size_t n_bytes);
 

@@ -92,6 +92,8 @@ int at_csv_next(struct at_ctx *cx, struct at_csv *f, bool *more)
                            c->path, (unsigned long long)f->line);
         if (!*more)
             return AT_OK;
+        if (r.s && !c->open && (r.n == 0 || (r.n == 1 && r.s[0] == '\r')))
+            continue;           /* a blank line, not one within quotes        */
         if (!f->line)
             f->line = r.line;
         if (!r.s)
@@ -102,7 +104,8 @@ int at_csv_next(struct at_ctx *cx, struct at_csv *f, bool *more)
         if (!c->separator)
             c->separator = guess(r.s, r.n);
         rc = split(cx, c, r.s, r.n);
-    } while (rc == AT_OK && c->open && c->row.n <= AT_RECORD_MAX);
+    } while (rc == AT_OK && (c->open || f->line == 0) &&
+             c->row.n <= AT_RECORD_MAX);
     if (rc == AT_OK && c->open)
         return at_fail(cx, AT_EFORMAT, "%s:%llu: a quoted field has more than "
                        "64 MiB: is a quote not closed?", c->path,
@@ -179,6 +182,7 @@ int at_csv_open(struct at_ctx *cx, const char *path, struct at_input *lines,
     c->path = path;
     c->lines = lines;
     c->separator = separator;
+    at_input_keep_blank(lines);
     rc = names ? given(cx, c, names) : header(cx, c);
     if (rc < 0)
         at_csv_close(&c->face);

@@ -14,7 +14,7 @@
 enum {
     BUFFER = 64 << 10, PIECE = 1 << 14,
     KEY_MAX = 1 << 10, TEXT_MAX = 16 << 20, HEAD_MAX = 512 << 20,
-    FACTS_MAX = 1 << 16, TENSORS_MAX = 1 << 20,
+    FACTS_MAX = 1 << 16, TENSORS_MAX = 1 << 20, LIST_MAX = 1 << 24,
 };
 
 struct at_gguf {
@@ -171,6 +171,8 @@ static void read_list(struct head *h, struct at_gguf_fact *f)
     double *numbers;
     if (h->rc == AT_OK && least == 0)
         broken(h, "a list is of no type that lists may have");
+    if (h->rc == AT_OK && n > LIST_MAX)
+        broken(h, "a list has more than 16 million entries");
     if (h->rc == AT_OK && n > (h->g->size - (h->at + h->from)) / least)
         broken(h, "a list is longer than the file");
     if (h->rc < 0)
@@ -389,7 +391,7 @@ int at_gguf_open(struct at_ctx *cx, struct at_arena *a, const char *path,
     g->path = at_strdup(cx, a, path);
     if (!g->path)
         return AT_ENOMEM;
-    g->fd = open(path, O_RDONLY | O_CLOEXEC);
+    g->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (g->fd < 0)
         return at_fail_errno(cx, errno, "%s: cannot be opened", path);
     if (fstat(g->fd, &st) < 0 || !S_ISREG(st.st_mode))

@@ -240,19 +240,22 @@ static bool pack_block(char *to, const float *x)
     for (size_t i = 0; i < GGUF_BLOCK; i++)
         most = fmaxf(most, fabsf(x[i]));
     d = most / 127;
-    inverse = d > 0 ? 1 / d : 0;
     h = at_f32_to_f16(d);
+    inverse = h > 0 ? 1 / d : 0;
     to[0] = (char)h;
     to[1] = (char)(h >> 8);
     for (size_t i = 0; i < GGUF_BLOCK; i++)
         to[2 + i] = (char)(int8_t)roundf(x[i] * inverse);
-    return isfinite(most) && (h & 0x7C00) != 0x7C00;
+    return (h & 0x7C00) != 0x7C00;
 }
 
 /* The bytes of n elements; false: one of them does not fit the type.         */
 static bool pack(char *to, const float *x, size_t n, enum at_gguf_type type)
 {
     bool fits = true;
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return false;
     for (size_t i = 0; i < n && type == AT_GGUF_Q8_0; i += GGUF_BLOCK)
         fits &= pack_block(to + i / GGUF_BLOCK * GGUF_BLOCK_BYTES, x + i);
     for (size_t i = 0; i < n && type != AT_GGUF_Q8_0; i++) {
@@ -263,8 +266,7 @@ static bool pack(char *to, const float *x, size_t n, enum at_gguf_type type)
             u = at_f32_to_f16(x[i]);
         else if (type == AT_GGUF_BF16)
             u = at_f32_to_bf16(x[i]);
-        fits &= isfinite(x[i]) &&
-                !(type == AT_GGUF_F16 && (u & 0x7C00) == 0x7C00) &&
+        fits &= !(type == AT_GGUF_F16 && (u & 0x7C00) == 0x7C00) &&
                 !(type == AT_GGUF_BF16 && (u & 0x7F80) == 0x7F80);
         for (size_t k = 0; k < size; k++)
             *to++ = (char)(u >> 8 * k);

@@ -11,6 +11,7 @@ struct at_input {
     const char *path, *separator;
     enum at_format format;
     struct at_unpack *file;
+    bool keep_blank;
     bool eof, inside, over;     /* inside: a document, or the array           */
     char *buf;                  /* bytes from .. to are read and not taken    */
     size_t from, to, cap;
@@ -256,13 +257,19 @@ static int next(struct at_ctx *cx, struct at_input *in, struct at_record *r)
     return AT_OK;
 }
 
+void at_input_keep_blank(struct at_input *in)
+{
+    in->keep_blank = true;
+}
+
 int at_input_next(struct at_ctx *cx, struct at_input *in, struct at_record *r,
                   bool *more)
 {
     int rc;
     do {
         rc = next(cx, in, r);
-    } while (rc == AT_OK && !in->over && in->format != AT_ARRAY && r->s &&
+    } while (rc == AT_OK && !in->over && in->format != AT_ARRAY &&
+             !in->keep_blank && r->s &&
              r->begins && r->ends && blank(r->s, r->n));
     *more = rc == AT_OK && !in->over;
     return rc;

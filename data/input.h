@@ -26,7 +26,8 @@ struct at_input;
 int at_input_open(struct at_ctx *cx, const char *path, enum at_format format,
                   const char *separator, struct at_input **in);
 /* The next record; *more false at the end.  A byte-order mark is dropped;
- * blank records do not come.                                                 */
+ * blank records do not come, unless they shall.                              */
+void at_input_keep_blank(struct at_input *in);
 int at_input_next(struct at_ctx *cx, struct at_input *in, struct at_record *r,
                   bool *more);
 /* Never AT_GUESS.                                                            */

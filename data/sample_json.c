@@ -1,6 +1,7 @@
 /* One JSON sample: rendered by the template, with scores and label. */
 #include "data/sample_parts.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -155,7 +156,7 @@ static bool number_of(const json_t *v, double *x)
     if (!text)
         return json_is_number(v) || json_is_boolean(v);
     *x = strtod(text, &end);
-    return end > text && end[strspn(end, " \t")] == '\0';
+    return end > text && end[strspn(end, " \t")] == '\0' && isfinite(*x);
 }
 
 static int get_scores(struct at_ctx *cx, struct at_samples *s, const json_t *v,
@@ -183,7 +184,8 @@ static int get_label(struct at_ctx *cx, struct at_samples *s, const json_t *v,
     char buf[64];
     size_t n = 0, i = 0;
     const char *text = x ? key_text(x, buf, &n) : NULL;
-    if (!text || n == 0 || n > 200 || memchr(text, '\n', n)) {
+    if (!text || n == 0 || n > 200 || memchr(text, '\n', n) ||
+        memchr(text, 0, n)) {
         snprintf(why, 256, x ? "the label '%.100s' is no short text or number"
                  : "the label '%.100s' is missing", s->o->label);
         return AT_OK;
@@ -217,8 +219,6 @@ int sample_from_object(struct at_ctx *cx, struct at_samples *s,
         return at_note(cx, rc, "reading %s:%llu", s->o->inputs[s->at],
                        (unsigned long long)s->line);
     rc = get_scores(cx, s, v, out, why);
-    if (rc == AT_OK && !*why && s->o->label)
-        rc = get_label(cx, s, v, out, why);
     if (rc == AT_OK && !*why && s->chat && !list)
         snprintf(why, sizeof why, "is no conversation, as the first sample is");
     if (rc == AT_OK && !*why && s->chat)
@@ -227,6 +227,8 @@ int sample_from_object(struct at_ctx *cx, struct at_samples *s,
         rc = one_text(cx, s, v, out, why);
     if (rc == AT_OK && !*why && s->stats->preference)
         rc = prefer(cx, s, v, out, why);
+    if (rc == AT_OK && !*why && s->o->label)    /* last: it is remembered     */
+        rc = get_label(cx, s, v, out, why);
     if (rc == AT_OK && *why)
         return sample_bad(cx, s, why);
     *made = rc == AT_OK;

@@ -144,7 +144,7 @@ int at_tok_put_gguf(struct at_ctx *cx, const struct at_tok *t, size_t V,
 {
     const struct pre *pre = t->kind->has_pattern ? find_pre(t) : NULL;
     bool bpe = t->kind->has_pattern && t->kind->has_merges;
-    bool spaced = !t->kind->has_pattern &&
+    bool spaced = !t->kind->has_pattern && !t->kind->word &&
                   (t->kind->has_scores || t->kind->has_merges);
     const char *model = bpe ? "gpt2" : "llama";
     int rc = AT_OK;

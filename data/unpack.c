@@ -176,6 +176,12 @@ int at_unpack_read(struct at_ctx *cx, struct at_unpack *u, char *to, size_t n,
         if (rc < 0)
             return rc;
         /* At the file's end the unpackers may hold bytes back still.         */
+        /* Behind a whole member gzip's files may have zeros.                 */
+        while (u->packing == GZIP && u->whole && u->from < u->to &&
+               u->raw[u->from] == 0)
+            u->from++;
+        if (u->from == u->to && !u->eof)
+            continue;
         if (u->eof && (u->packing == PLAIN || u->whole))
             return AT_OK;
         switch (u->packing) {

@@ -219,6 +219,7 @@ static void tables_have_the_fields_that_were_written(void **state)
         { "a,b\n1,2\n3,4\n", "a=1|b=2;a=3|b=4;", NULL, 0 },
         { "a;b\r\n\"x;y\";\"say \"\"so\"\"\"\r\n", "a=x;y|b=say \"so\";", NULL, 0 },
         { "a\tb\n1,5\t\n", "a=1,5|b=;", NULL, 0 },
+        { "a\n\n\"x\n\n\n y\"\n\r\n", "a=x\n\n\n y;", NULL, 0 },
         { "\"a,1\",b\n\"two\nlines\",x\"y\n", "a,1=two\nlines|b=x\"y;", NULL, 0 },
         { "\xEF\xBB\xBFone\nx\n\n\"\"\ny", "one=x;one=;one=y;", NULL, 0 },
         { "a,b\n1\n1,2,3\n", "a=1;a=1|b=2|?=3;", NULL, 0 },

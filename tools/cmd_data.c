@@ -258,7 +258,7 @@ static int dry_run(struct at_ctx *cx, const struct data_args *a,
 {
     struct at_scratch_file f;
     struct at_data *d;
-    int rc = at_scratch_file(cx, "dry.h5", &f);
+    int rc = at_scratch_file(cx, NULL, "dry.h5", &f);
     if (rc < 0)
         return rc;
     o->out = f.path;

@@ -168,6 +168,11 @@ int at_certificate_check(struct at_ctx *cx, const struct at_certificate *c)
     return AT_OK;
 }
 
+static const char *said(const struct at_certificate *c, bool same)
+{
+    return !c->words ? "null" : same ? "true" : "false";
+}
+
 int at_certificate_write(struct at_ctx *cx, const struct at_certificate *c,
                          const char *trained, const char *type,
                          const char *path)
@@ -182,8 +187,8 @@ int at_certificate_write(struct at_ctx *cx, const struct at_certificate *c,
                  "\"same_tokens\": %s, \"same_bos_eos\": %s, "
                  "\"same_chat_template\": %s}\n", type, c->prompts,
                  c->positions, c->largest, c->kl, c->kl_most, c->agree,
-                 c->words ? "true" : "null", c->words ? "true" : "null",
-                 c->words ? "true" : "null");
+                 said(c, c->same_ids), said(c, c->same_ends),
+                 said(c, c->same_chat));
     rc = at_text_ok(cx, &t);
     if (rc == AT_OK)
         rc = at_write_file(cx, path, t.s, t.n);

@@ -219,23 +219,19 @@ static double kl_most(enum at_gguf_type t)
     return t == AT_GGUF_F32 ? 1e-6 : t == AT_GGUF_Q8_0 ? 0.05 : 0.01;
 }
 
-/* Reads the file back, compares, and writes what came of it.                 */
+/* Reads the file back and compares.                                          */
 static int certify(struct export *e, const char *path, const char *gguf,
-                   const char *note, struct at_certificate *c)
+                   struct at_certificate *c)
 {
     struct at_scratch_file back;
-    int rc = at_scratch_file(e->cx, "back.h5", &back);
+    int rc = at_scratch_file(e->cx, gguf, "back.h5", &back);
     if (rc < 0)
         return rc;
     rc = at_gguf_import(e->cx, gguf, back.path, e->in->m->tok == NULL);
     if (rc == AT_OK)
         rc = at_certify(e->cx, path, back.path, true, kl_most(e->type), c);
     at_scratch_file_remove(&back);
-    if (rc == AT_OK)
-        rc = at_certificate_check(e->cx, c);
-    return rc == AT_OK ? at_certificate_write(e->cx, c, path,
-                                              at_gguf_type_name(e->type), note)
-                       : rc;
+    return rc == AT_OK ? at_certificate_check(e->cx, c) : rc;
 }
 
 int at_gguf_export(struct at_ctx *cx, const char *path, const char *out,
@@ -263,14 +259,18 @@ int at_gguf_export(struct at_ctx *cx, const char *path, const char *out,
     if (rc == AT_OK)
         rc = write_file(&e, part);
     if (rc == AT_OK)
-        rc = certify(&e, path, part, note, c);
+        rc = certify(&e, path, part, c);
     if (rc == AT_OK && e.unfit)
         at_log(cx, AT_LOG_WARN, "%zu tensors have rows of other than whole "
                "blocks of 32: they are float16", e.unfit);
-    if (rc == AT_OK)
+    if (rc == AT_OK) {          /* an older certificate is not of this file   */
+        unlink(note);
         rc = at_file_commit(cx, part, out);
-    else if (part)
+    } else if (part) {
         unlink(part);
+    }
+    if (rc == AT_OK)
+        rc = at_certificate_write(cx, c, path, at_gguf_type_name(e.type), note);
     at_infer_close(in);
     at_free(e.x);
     at_free(e.dense);

@@ -158,8 +158,8 @@ static int read_tokenizer(struct import *im)
     if (rc == AT_OK && at_tok_size(im->tok) > im->d.V)
         rc = at_fail(im->cx, AT_EFORMAT, "the tokenizer has %zu tokens, the "
                      "model %zu", at_tok_size(im->tok), im->d.V);
-    return rc < 0 ? at_note(im->cx, rc, "--no-tokenizer imports the model "
-                            "without it") : AT_OK;
+    return rc < 0 ? at_note(im->cx, rc, "reading the tokenizer, without "
+                            "which import --no-tokenizer does") : AT_OK;
 }
 
 int at_gguf_import(struct at_ctx *cx, const char *path, const char *out,

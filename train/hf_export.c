@@ -338,7 +338,7 @@ static int certify(struct export *e, const char *dir)
     double most = e->type == AT_ST_F32 ? 1e-6 : 0.01;   /* nats               */
     bool words = tok && access(tok, R_OK) == 0;
     struct at_scratch_file back;
-    int rc = tok && note ? at_scratch_file(cx, "back.h5", &back) : AT_ENOMEM;
+    int rc = tok && note ? at_scratch_file(cx, dir, "back.h5", &back) : AT_ENOMEM;
     if (rc < 0)
         return rc;
     rc = at_hf_import(cx, dir, back.path, !words);

@@ -259,6 +259,9 @@ static int read_labels(struct at_ctx *cx, const char *path, const json_t *c,
     size_t count = json_is_object(ids) ? json_object_size(ids)
                    : json_is_integer(n) && json_integer_value(n) > 0
                    ? (size_t)json_integer_value(n) : 2;
+    if (count < 1 || count > 1 << 16)
+        return at_fail(cx, AT_EFORMAT, "%s: a head of %zu labels is none", path,
+                       count);
     describe_labels(d, count);
     for (size_t i = 0; is && i < AT_COUNT(problems); i++)
         if (strcmp(is, problems[i]) == 0)

@@ -65,8 +65,8 @@ static int read_tokenizer(struct import *im)
     if (rc == AT_OK && at_tok_size(im->tok) > im->d.V)
         rc = at_fail(im->cx, AT_EFORMAT, "%s: has %zu tokens, the model %zu",
                      path, at_tok_size(im->tok), im->d.V);
-    return rc < 0 ? at_note(im->cx, rc, "reading the tokenizer; --no-tokenizer "
-                            "imports the model without it") : AT_OK;
+    return rc < 0 ? at_note(im->cx, rc, "reading the tokenizer, without "
+                            "which import --no-tokenizer does") : AT_OK;
 }
 
 /* ---- every tensor in its place ------------------------------------------------ */

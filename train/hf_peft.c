@@ -272,7 +272,7 @@ static int certify(struct peft *e, const char *dir)
                                   dir);
     double most = e->type == AT_ST_F32 ? 1e-6 : 0.01;   /* nats               */
     struct at_scratch_file back;
-    int rc = note ? at_scratch_file(cx, "back.h5", &back) : AT_ENOMEM;
+    int rc = note ? at_scratch_file(cx, dir, "back.h5", &back) : AT_ENOMEM;
     if (rc < 0)
         return rc;
     rc = at_hf_import_peft(cx, dir, at_h5_path(e->in->m->base), back.path);

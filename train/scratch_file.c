@@ -5,12 +5,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-int at_scratch_file(struct at_ctx *cx, const char *name,
+int at_scratch_file(struct at_ctx *cx, const char *beside, const char *name,
                     struct at_scratch_file *f)
 {
     const char *tmp = getenv("TMPDIR");
-    snprintf(f->dir, sizeof f->dir, "%.4000s/attune-XXXXXX",
-             tmp && *tmp ? tmp : "/tmp");
+    if (beside)
+        snprintf(f->dir, sizeof f->dir, "%.4000s.XXXXXX", beside);
+    else
+        snprintf(f->dir, sizeof f->dir, "%.4000s/attune-XXXXXX",
+                 tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(f->dir))
         return at_fail_errno(cx, errno, "%s: cannot be made", f->dir);
     snprintf(f->path, sizeof f->path, "%s/%.90s", f->dir, name);

@@ -11,15 +11,37 @@ static const char *base_of(const struct at_model *m)
     return m->base ? m->base_id : m->id;
 }
 
+/* Whether both compute the same of the same weights.                         */
+static bool alike(const struct at_decoder *a, const struct at_decoder *b)
+{
+#define SAME(f) (a->f == b->f)
+    bool same = strcmp(a->family, b->family) == 0 && SAME(V) && SAME(C) &&
+        SAME(L) && SAME(H) && SAME(G) && SAME(K) && SAME(F) && SAME(P) &&
+        SAME(norm) && SAME(norm_eps) && SAME(act) && SAME(gated) && SAME(pos) &&
+        SAME(rope_half) && SAME(rope_theta) && SAME(tied) && SAME(bias) &&
+        SAME(norm_place) && SAME(norm_plus) && SAME(qk_norm) &&
+        SAME(parallel) && SAME(rotary) && SAME(rope_local) && SAME(scaling) &&
+        SAME(scale_factor) && SAME(scale_low) && SAME(scale_high) &&
+        SAME(scale_from) && SAME(window) && SAME(full_every) && SAME(value) &&
+        SAME(problem) && SAME(value_plain) && SAME(value_open) &&
+        SAME(value_first) && SAME(value_act) && SAME(both) && SAME(types) &&
+        SAME(embed_norm) && SAME(pos_from) && SAME(attn_scale) &&
+        SAME(embed_scale) && !a->labels == !b->labels;
+#undef SAME
+    for (size_t i = 0; same && a->labels && i < a->value; i++)
+        same = strcmp(a->labels[i], b->labels[i]) == 0;
+    return same;
+}
+
 /* Whether b can be averaged with a.                                          */
 static int check(struct at_ctx *cx, const struct at_infer *a,
                  const struct at_infer *b)
 {
     const struct at_model *ma = a->m, *mb = b->m;
     bool adapted = ma->base || mb->base;
-    if (strcmp(ma->d.family, mb->d.family) != 0 || ma->d.L != mb->d.L ||
-        ma->d.H != mb->d.H || ma->d.value != mb->d.value)
-        return at_fail(cx, AT_EINVAL, "%s and %s are models of different kinds",
+    if (!alike(&ma->d, &mb->d))
+        return at_fail(cx, AT_EINVAL, "%s and %s are models of different kinds "
+                       "(sizes, constants or labels)",
                        ma->path, mb->path);
     if (adapted && strcmp(base_of(ma), base_of(mb)) != 0)
         return at_fail(cx, AT_EINVAL, "%s and %s do not stand on the same base: "
@@ -29,6 +51,11 @@ static int check(struct at_ctx *cx, const struct at_infer *a,
         (ma->tok && !at_hash_equal(at_tok_hash(ma->tok), at_tok_hash(mb->tok))))
         return at_fail(cx, AT_EINVAL, "%s and %s have different tokenizers: "
                        "their tokens mean different things", ma->path, mb->path);
+    for (size_t i = 0; i < b->ps.n; i++)
+        if (!at_adapter_owns(b->ps.p[i]->val.name) &&
+            !at_param_find(&a->ps, b->ps.p[i]->val.name))
+            return at_fail(cx, AT_EINVAL, "%s: '%s' has no like in %s",
+                           mb->path, b->ps.p[i]->val.name, ma->path);
     for (size_t i = 0; i < a->ps.n; i++) {
         const struct at_val *x = &a->ps.p[i]->val;
         const struct at_param *y = at_param_find(&b->ps, x->name);
@@ -51,7 +78,12 @@ static int open_merged(struct at_ctx *cx, const char *path,
     double unused;
     bool same;
     int rc = at_infer_open_to_merge(cx, path, in);
-    return rc == AT_OK ? at_infer_merge(cx, *in, &unused, &same) : rc;
+    if (rc < 0)
+        return rc;
+    rc = at_infer_merge(cx, *in, &unused, &same);
+    if (rc < 0)
+        at_infer_close(*in);
+    return rc;
 }
 
 /* sum = keep * sum + weight * b, by the model's own weights.                  */
@@ -84,7 +116,8 @@ int at_soup(struct at_ctx *cx, const char *const *path, const double *weight,
     if (rc < 0)
         return rc;
     rc = check(cx, sum, sum);
-    add(sum, 0, sum, weight[0]);
+    if (rc == AT_OK)
+        add(sum, 0, sum, weight[0]);
     for (size_t i = 1; i < n && rc == AT_OK; i++) {
         rc = open_merged(cx, path[i], &in);
         if (rc < 0)

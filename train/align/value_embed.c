@@ -4,6 +4,7 @@
 #include "train/model_file.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { ROWS = 8, LENGTH = 512 };
 
@@ -13,7 +14,7 @@ struct reader {                 /* a model up to its hidden states            */
     struct at_params ps;
     const struct at_kernels *k;
     struct at_tok_coder *coder;
-    struct at_val *ids, *pos, *first, *part, *hidden;
+    struct at_val *ids, *pos, *first, *part, *type, *hidden;
     struct at_plan *plan;
     size_t T;
 };
@@ -31,6 +32,7 @@ static int build(struct at_ctx *cx, struct reader *r)
     struct at_shape N = at_shape1(ROWS * r->T);
     struct at_decoder_options o = { 0 };
     struct at_tokens in = { .B = ROWS };
+    struct at_val *head;
     struct at_graph *g;
     int rc = at_decoder_rope(cx, &cx->run, d, &o.rope);
     if (rc == AT_OK)
@@ -43,13 +45,20 @@ static int build(struct at_ctx *cx, struct reader *r)
     in.pos = r->pos = at_input(g, "pos", AT_I32, N);
     in.first = r->first = at_input(g, "first", AT_I32, N);
     in.part = r->part = at_input(g, "part", AT_I32, N);
-    if (!in.ids || !in.pos || !in.first || !in.part)
+    in.type = r->type = d->types ? at_input(g, "type", AT_I32, N) : NULL;
+    if (!in.ids || !in.pos || !in.first || !in.part || (d->types && !in.type))
         return AT_ENOMEM;
     r->hidden = at_decoder_hidden(g, d, &in, &o);
+    head = r->hidden;
     /* The file holds a head, which is declared and not run.                  */
-    if (!r->hidden || !(d->value ? at_decoder_value(g, d, r->hidden)
-                                 : at_decoder_head(g, d)))
-        return cx->err.code;
+    if (head && d->value)
+        head = at_decoder_value(g, d, r->hidden);
+    else if (head && !d->both)
+        head = at_decoder_head(g, d);
+    if (!head)
+        return cx->err.code < 0 ? cx->err.code
+                                : at_fail(cx, AT_EINVAL, "%s cannot be read",
+                                          r->m->path);
     return at_plan_create(g, &r->hidden, 1, &r->plan);
 }
 
@@ -106,6 +115,8 @@ static void read_texts(struct reader *r, struct at_pack *p, double *sum)
         ((int32_t *)r->part->data)[i] =
             p->b.doc[i] < 0 ? AT_PART_NONE : AT_PART_PROMPT;
     }
+    if (r->type)
+        memset(r->type->data, 0, N * sizeof(int32_t));
     at_plan_run(r->plan, &run);
     h = r->hidden->data;
     for (size_t i = 0; i < N; i++)

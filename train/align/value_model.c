@@ -74,7 +74,7 @@ const char *at_judge_label(const struct at_infer *in, size_t i)
     return d->labels && i < d->value ? d->labels[i] : "";
 }
 
-/* LABEL@MODEL: the label by its name, or else by its number.                  */
+/* LABEL@MODEL: the label by its name.                                         */
 static int find_label(struct at_ctx *cx, struct judge *j, const char *label,
                       size_t n)
 {
