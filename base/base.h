@@ -185,6 +185,17 @@ int at_threads_start(struct at_ctx *cx, int n);
  * Refuses files over max_bytes (0: 1 GiB).                                   */
 int at_read_file(struct at_ctx *cx, struct at_arena *a, const char *path,
                  size_t max_bytes, char **text, size_t *n);
+/* A file that is written beside its name and appears whole.                  */
+struct at_file_out { const char *path, *tmp; int fd; };
+/* Lives in arena a until at_file_out_end.                                    */
+int at_file_out_open(struct at_ctx *cx, struct at_arena *a, const char *path,
+                     struct at_file_out *o);
+int at_file_out_put(struct at_ctx *cx, const struct at_file_out *o,
+                    const void *data, size_t n);
+/* rc AT_OK: it appears, durably; else, or when that fails, nothing is left.
+ * Gives the first failure.                                                   */
+int at_file_out_end(struct at_ctx *cx, struct at_file_out *o, int rc);
+void at_file_out_drop(struct at_file_out *o);   /* an ended one is fine       */
 /* Writes beside, fsyncs, renames over `path`, fsyncs the directory.          */
 int at_write_file(struct at_ctx *cx, const char *path, const void *data,
                   size_t n);

@@ -136,40 +136,69 @@ int at_file_commit(struct at_ctx *cx, const char *tmp, const char *path)
     return sync_dir_of(cx, path);
 }
 
-static int write_all(struct at_ctx *cx, int fd, const char *path,
-                     const char *p, size_t n)
+int at_file_out_open(struct at_ctx *cx, struct at_arena *a, const char *path,
+                     struct at_file_out *o)
 {
+    *o = (struct at_file_out){ at_strdup(cx, a, path), at_file_tmp(cx, a, path),
+                               -1 };
+    if (!o->path || !o->tmp)
+        return AT_ENOMEM;
+    o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (o->fd < 0)
+        return at_fail_errno(cx, errno, "%s: cannot be created", o->tmp);
+    return AT_OK;
+}
+
+int at_file_out_put(struct at_ctx *cx, const struct at_file_out *o,
+                    const void *data, size_t n)
+{
+    const char *p = data;
     while (n > 0) {
-        ssize_t w = write(fd, p, n);
+        ssize_t w = write(o->fd, p, n);
         if (w < 0 && errno == EINTR)
             continue;
         if (w < 0)
-            return at_fail_errno(cx, errno, "%s: cannot be written", path);
+            return at_fail_errno(cx, errno, "%s: cannot be written", o->tmp);
         p += w;
         n -= (size_t)w;
     }
     return AT_OK;
 }
 
+int at_file_out_end(struct at_ctx *cx, struct at_file_out *o, int rc)
+{
+    int fd = o->fd;
+    if (rc < 0) {
+        at_file_out_drop(o);
+        return rc;
+    }
+    o->fd = -1;
+    if (close(fd) == 0)
+        return at_file_commit(cx, o->tmp, o->path);
+    rc = at_fail_errno(cx, errno, "%s: cannot be written", o->tmp);
+    unlink(o->tmp);
+    return rc;
+}
+
+void at_file_out_drop(struct at_file_out *o)
+{
+    if (o->fd < 0)
+        return;
+    close(o->fd);
+    unlink(o->tmp);
+    o->fd = -1;
+}
+
 int at_write_file(struct at_ctx *cx, const char *path, const void *data,
                   size_t n)
 {
-    char tmp[4096];
-    int rc, fd;
-    if (snprintf(tmp, sizeof tmp, "%s.tmp.%ld", path, (long)getpid()) >=
-        (int)sizeof tmp)
-        return at_fail(cx, AT_EINVAL, "%s: the path is too long", path);
-    fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return at_fail_errno(cx, errno, "%s: cannot be created", tmp);
-    rc = write_all(cx, fd, tmp, data, n);
-    if (close(fd) < 0 && rc == AT_OK)
-        rc = at_fail_errno(cx, errno, "%s: cannot be written", tmp);
-    if (rc < 0) {
-        unlink(tmp);
-        return rc;
-    }
-    return at_file_commit(cx, tmp, path);
+    struct at_arena a = { 0 };
+    struct at_file_out o;
+    int rc = at_file_out_open(cx, &a, path, &o);
+    if (rc == AT_OK)
+        rc = at_file_out_end(cx, &o, at_file_out_put(cx, &o, data, n));
+    at_arena_finish(&a);
+    return rc;
 }
 
 int at_mkdir(struct at_ctx *cx, const char *path)

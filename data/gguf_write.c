@@ -2,11 +2,8 @@
 #include "data/gguf_types.h"
 #include "data/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <string.h>
-#include <unistd.h>
 
 const struct gguf_type gguf_types[AT_GGUF_OTHER] = {
     [AT_GGUF_F32] = { "float32", 0, 1, 4 },
@@ -33,9 +30,8 @@ int at_gguf_type_find(struct at_ctx *cx, const char *name,
 }
 
 struct at_gguf_out {
-    const char *path, *tmp;
+    struct at_file_out out;
     struct at_arena *arena;
-    int fd;
     struct at_text facts, infos;
     uint64_t n_facts, data;     /* data: bytes of tensors that are declared   */
     struct at_gguf_tensor *t;
@@ -147,15 +143,8 @@ int at_gguf_create(struct at_ctx *cx, struct at_arena *a, const char *path,
     if (!w)
         return AT_ENOMEM;
     w->arena = a;
-    w->path = at_strdup(cx, a, path);
-    w->tmp = at_file_tmp(cx, a, path);
-    if (!w->path || !w->tmp)
-        return AT_ENOMEM;
-    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (w->fd < 0)
-        return at_fail_errno(cx, errno, "%s: cannot be created", w->tmp);
     *made = w;
-    return AT_OK;
+    return at_file_out_open(cx, a, path, &w->out);
 }
 
 static uint64_t aligned(uint64_t n)
@@ -194,21 +183,6 @@ int at_gguf_tensor(struct at_ctx *cx, struct at_gguf_out *w, const char *name,
     return AT_OK;
 }
 
-static int write_all(struct at_ctx *cx, struct at_gguf_out *w, const char *p,
-                     size_t n)
-{
-    while (n > 0) {
-        ssize_t k = write(w->fd, p, n);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k < 0)
-            return at_fail_errno(cx, errno, "%s: cannot be written", w->tmp);
-        p += k;
-        n -= (size_t)k;
-    }
-    return AT_OK;
-}
-
 int at_gguf_start(struct at_ctx *cx, struct at_gguf_out *w)
 {
     static const char zeros[GGUF_ALIGN];
@@ -224,7 +198,7 @@ int at_gguf_start(struct at_ctx *cx, struct at_gguf_out *w)
     at_text_add(&h, zeros, (size_t)(aligned(h.n) - h.n));
     rc = at_text_ok(cx, &h);
     if (rc == AT_OK)
-        rc = write_all(cx, w, h.s, h.n);
+        rc = at_file_out_put(cx, &w->out, h.s, h.n);
     at_text_finish(&h);
     return rc;
 }
@@ -282,7 +256,7 @@ int at_gguf_put(struct at_ctx *cx, struct at_gguf_out *w, const float *x,
     int rc;
     if (w->i == w->n || n != t->n)
         return at_fail(cx, AT_EINVAL, "%s: %zu elements are given, and the next "
-                       "tensor has another number", w->path, n);
+                       "tensor has another number", w->out.path, n);
     rc = at_grow(cx, &w->bytes, &w->bytes_cap, (size_t)t->n_bytes, 1);
     if (rc < 0)
         return rc;
@@ -290,44 +264,38 @@ int at_gguf_put(struct at_ctx *cx, struct at_gguf_out *w, const float *x,
         return at_fail(cx, AT_EINVAL, "tensor '%s' holds a number that %s "
                        "cannot hold: export it as float32", t->name,
                        gguf_types[t->type].name);
-    rc = write_all(cx, w, w->bytes, (size_t)t->n_bytes);
+    rc = at_file_out_put(cx, &w->out, w->bytes, (size_t)t->n_bytes);
     if (rc == AT_OK)
-        rc = write_all(cx, w, zeros, (size_t)(aligned(t->n_bytes) -
-                                              t->n_bytes));
+        rc = at_file_out_put(cx, &w->out, zeros,
+                             (size_t)(aligned(t->n_bytes) - t->n_bytes));
     w->i++;
     return rc;
 }
 
-static void finish(struct at_gguf_out *w)
+static void forget(struct at_gguf_out *w)
 {
     at_text_finish(&w->facts);
     at_text_finish(&w->infos);
     at_free(w->t);
     at_free(w->bytes);
-    w->fd = -1;
+    w->t = NULL;
+    w->bytes = NULL;
 }
 
 int at_gguf_commit(struct at_ctx *cx, struct at_gguf_out *w)
 {
     int rc = AT_OK;
     if (w->i < w->n)
-        rc = at_fail(cx, AT_EINVAL, "%s: tensor '%s' is missing", w->path,
+        rc = at_fail(cx, AT_EINVAL, "%s: tensor '%s' is missing", w->out.path,
                      w->t[w->i].name);
-    if (close(w->fd) < 0 && rc == AT_OK)
-        rc = at_fail_errno(cx, errno, "%s: cannot be written", w->tmp);
-    finish(w);
-    if (rc < 0) {
-        unlink(w->tmp);
-        return rc;
-    }
-    return at_file_commit(cx, w->tmp, w->path);
+    forget(w);
+    return at_file_out_end(cx, &w->out, rc);
 }
 
 void at_gguf_abandon(struct at_gguf_out *w)
 {
-    if (!w || w->fd < 0)
+    if (!w)
         return;
-    close(w->fd);
-    unlink(w->tmp);
-    finish(w);
+    forget(w);
+    at_file_out_drop(&w->out);
 }

@@ -2,17 +2,13 @@
  * tensors as they come.                                                      */
 #include "data/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { PIECE = 1 << 16 };       /* elements converted at a time              */
 
 struct at_st_writer {
-    const char *path, *tmp;
-    int fd;
+    struct at_file_out out;
     enum at_st_type type;
     const struct at_st_tensor *t;
     size_t n, i, put;           /* tensor i has `put` elements so far        */
@@ -27,22 +23,6 @@ static size_t count(const struct at_st_tensor *t)
     for (size_t i = 0; i < t->n_dims; i++)
         n *= t->d[i];
     return n;
-}
-
-static int write_all(struct at_ctx *cx, struct at_st_writer *w,
-                     const void *bytes, size_t n)
-{
-    const char *p = bytes;
-    while (n > 0) {
-        ssize_t k = write(w->fd, p, n);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k < 0)
-            return at_fail_errno(cx, errno, "%s: cannot be written", w->tmp);
-        p += k;
-        n -= (size_t)k;
-    }
-    return AT_OK;
 }
 
 static void header(struct at_text *h, const struct at_st_writer *w)
@@ -76,9 +56,9 @@ static int write_header(struct at_ctx *cx, struct at_st_writer *w)
     for (int i = 0; i < 8; i++)
         n[i] = (unsigned char)((uint64_t)h.n >> 8 * i);
     if (rc == AT_OK)
-        rc = write_all(cx, w, n, sizeof n);
+        rc = at_file_out_put(cx, &w->out, n, sizeof n);
     if (rc == AT_OK)
-        rc = write_all(cx, w, h.s, h.n);
+        rc = at_file_out_put(cx, &w->out, h.s, h.n);
     at_text_finish(&h);
     return rc;
 }
@@ -100,20 +80,13 @@ int at_st_create(struct at_ctx *cx, struct at_arena *a, const char *path,
     int rc;
     if (!w)
         return AT_ENOMEM;
-    *w = (struct at_st_writer){ .path = at_strdup(cx, a, path), .fd = -1,
-                                .tmp = at_file_tmp(cx, a, path),
-                                .type = type, .t = t, .n = n,
+    *w = (struct at_st_writer){ .out.fd = -1, .type = type, .t = t, .n = n,
                                 .bytes = at_alloc(cx, a, 4 * PIECE) };
-    if (!w->path || !w->tmp || !w->bytes)
-        return AT_ENOMEM;
-    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (w->fd < 0)
-        return at_fail_errno(cx, errno, "%s: cannot be created", w->tmp);
-    rc = write_header(cx, w);
-    if (rc < 0) {
-        at_st_abandon(w);
-        return rc;
-    }
+    rc = w->bytes ? at_file_out_open(cx, a, path, &w->out) : AT_ENOMEM;
+    if (rc == AT_OK)
+        rc = write_header(cx, w);
+    if (rc < 0)
+        return at_file_out_end(cx, &w->out, rc);
     next_tensor(w);
     *made = w;
     return AT_OK;
@@ -146,7 +119,7 @@ int at_st_put(struct at_ctx *cx, struct at_st_writer *w, const float *x,
 {
     if (w->i == w->n || n > count(&w->t[w->i]) - w->put)
         return at_fail(cx, AT_EINVAL, "%s: more elements are given than its "
-                       "tensors have", w->path);
+                       "tensors have", w->out.path);
     for (size_t k; n > 0; n -= k, x += k) {
         const float *large;
         int rc;
@@ -157,7 +130,8 @@ int at_st_put(struct at_ctx *cx, struct at_st_writer *w, const float *x,
                            "cannot hold: export it as float32 or bfloat16",
                            w->t[w->i].name, (double)*large,
                            at_st_type_name(w->type));
-        rc = write_all(cx, w, w->bytes, k * at_st_type_size(w->type));
+        rc = at_file_out_put(cx, &w->out, w->bytes,
+                             k * at_st_type_size(w->type));
         if (rc < 0)
             return rc;
         w->put += k;
@@ -168,25 +142,15 @@ int at_st_put(struct at_ctx *cx, struct at_st_writer *w, const float *x,
 
 int at_st_commit(struct at_ctx *cx, struct at_st_writer *w)
 {
-    int rc = AT_OK, fd = w->fd;
+    int rc = AT_OK;
     if (w->i < w->n)
-        rc = at_fail(cx, AT_EINVAL, "%s: tensor '%s' is not whole", w->path,
+        rc = at_fail(cx, AT_EINVAL, "%s: tensor '%s' is not whole", w->out.path,
                      w->t[w->i].name);
-    w->fd = -1;
-    if (close(fd) < 0 && rc == AT_OK)
-        rc = at_fail_errno(cx, errno, "%s: cannot be written", w->tmp);
-    if (rc < 0) {
-        unlink(w->tmp);
-        return rc;
-    }
-    return at_file_commit(cx, w->tmp, w->path);
+    return at_file_out_end(cx, &w->out, rc);
 }
 
 void at_st_abandon(struct at_st_writer *w)
 {
-    if (!w || w->fd < 0)
-        return;
-    close(w->fd);
-    unlink(w->tmp);
-    w->fd = -1;
+    if (w)
+        at_file_out_drop(&w->out);
 }
