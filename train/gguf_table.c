@@ -1,12 +1,10 @@
 /* The architectures of llama.cpp that attune knows: a row each at the foot.  */
 #include "train/gguf.h"
 #include "train/hf.h"
+#include "train/names.h"
 
 #include <math.h>
 #include <string.h>
-
-enum how { SAME, QKV, GATE_UP };    /* parts of one tensor, one on the other  */
-struct name { const char *ours, *theirs; enum how how; };
 
 struct at_gguf_arch {
     const char *family, *name;
@@ -329,72 +327,33 @@ int at_gguf_read_facts(struct at_ctx *cx, const struct at_gguf *g,
 
 /* ---- tensors ----------------------------------------------------------------------- */
 
-/* "blocks.3.attn.q_proj.weight" as layer 3 and ".weight".                    */
-static const char *match(const char *pattern, const char *name, char layer[16])
-{
-    size_t n;
-    layer[0] = '\0';
-    for (; *pattern && *pattern != '*'; pattern++, name++)
-        if (*pattern != *name)
-            return NULL;
-    if (*pattern == '*') {
-        n = strspn(name, "0123456789");
-        if (n == 0 || n > 9)
-            return NULL;
-        memcpy(layer, name, n);
-        layer[n] = '\0';
-        name += n;
-        n = strlen(++pattern);
-        if (strncmp(pattern, name, n) != 0)
-            return NULL;
-        name += n;
-    }
-    return strcmp(name, ".weight") == 0 || strcmp(name, ".bias") == 0 ? name
-                                                                      : NULL;
-}
-
 static void lay(const struct at_gguf_arch *a, const struct at_decoder *d,
-                const char *ours, enum how how, struct at_gguf_place *p)
+                const struct name *row, struct at_gguf_place *p)
 {
-    size_t q = d->H * d->K, kv = d->G * d->K;
-    bool is_q = strstr(ours, "q_proj"), is_k = strstr(ours, "k_proj");
+    size_t rows = at_name_rows(row, d, &p->base);
     p->K = d->K;
     p->rotary = d->rotary ? d->rotary : d->K;
-    if ((is_q || is_k) && d->pos == AT_POS_ROPE)
+    if ((at_name_is_q(row) || at_name_is_k(row)) && d->pos == AT_POS_ROPE)
         p->order = a->pairs ? d->rope_half ? AT_GGUF_TO_PAIRS : AT_GGUF_STAYS
                    : d->rope_half && !d->rotary ? AT_GGUF_STAYS
                                                 : AT_GGUF_TO_HALVES;
-    if (how == QKV) {
-        p->base = is_q ? 0 : is_k ? q : q + kv;
-        p->rows = q + 2 * kv;
-    } else if (how == GATE_UP) {
-        p->base = strstr(ours, "up_proj") ? d->F : 0;
-        p->rows = 2 * d->F;
-    }
+    if (rows > 0)
+        p->rows = rows;
 }
 
 bool at_gguf_place(const struct at_gguf_arch *a, const struct at_decoder *d,
                    const char *name, const struct at_shape *shape,
                    struct at_gguf_place *p)
 {
-    char layer[16];
-    for (const struct name *n = a->names; n->ours; n++) {
-        const char *tail = match(n->ours, name, layer), *star;
-        if (!tail)
-            continue;
-        *p = (struct at_gguf_place){ .rows = shape->d[0],
-                                     .cols = shape->n > 1 ? shape->d[1] : 0 };
-        star = strchr(n->theirs, '*');
-        if (star)
-            snprintf(p->name, sizeof p->name, "%.*s%s%s%s",
-                     (int)(star - n->theirs), n->theirs, layer, star + 1, tail);
-        else
-            snprintf(p->name, sizeof p->name, "%s%s", n->theirs, tail);
-        p->plus = d->norm_plus && strstr(n->ours, "norm");
-        lay(a, d, n->ours, n->how, p);
-        return true;
-    }
-    return false;
+    const struct name *row;
+    *p = (struct at_gguf_place){ .rows = shape->d[0],
+                                 .cols = shape->n > 1 ? shape->d[1] : 0 };
+    row = at_name_find(a->names, name, p->name, sizeof p->name);
+    if (!row)
+        return false;
+    p->plus = d->norm_plus && strstr(row->ours, "norm");
+    lay(a, d, row, p);
+    return true;
 }
 
 size_t at_gguf_row(const struct at_gguf_place *p, size_t r)

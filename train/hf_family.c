@@ -394,60 +394,24 @@ int at_hf_family(struct at_ctx *cx, const struct at_decoder *d,
 
 /* ---- tensors --------------------------------------------------------------------- */
 
-/* "blocks.3.attn.q_proj.weight" as layer 3, "attn.q_proj", ".weight".        */
-static bool match(const char *pattern, const char *name, char layer[16])
-{
-    for (; *pattern && *pattern != '*'; pattern++, name++)
-        if (*pattern != *name)
-            return false;
-    layer[0] = '\0';
-    if (*pattern == '*') {
-        size_t n = strspn(name, "0123456789");
-        if (n == 0 || n > 9)
-            return false;
-        memcpy(layer, name, n);
-        layer[n] = '\0';
-        pattern++;
-        name += n;
-        if (strncmp(pattern, name, strlen(pattern)) != 0)
-            return false;
-        name += strlen(pattern);
-    }
-    return strcmp(name, ".weight") == 0 || strcmp(name, ".bias") == 0;
-}
-
-static void spell(char *to, size_t n, const char *pattern, const char *layer,
-                  const char *tail)
-{
-    const char *star = strchr(pattern, '*');
-    if (star)
-        snprintf(to, n, "%.*s%s%s%s", (int)(star - pattern), pattern, layer,
-                 star + 1, tail);
-    else
-        snprintf(to, n, "%s%s", pattern, tail);
-}
-
-static void lay(const struct at_decoder *d, const char *ours, enum how how,
+static void lay(const struct at_decoder *d, const struct name *row,
                 struct at_hf_place *p)
 {
-    size_t q = d->H * d->K, kv = d->G * d->K;
-    bool is_q = strstr(ours, "q_proj"), is_k = strstr(ours, "k_proj");
+    bool is_q = at_name_is_q(row), is_k = at_name_is_k(row);
+    size_t base, rows = at_name_rows(row, d, &base);
     p->K = d->K;
     p->moves = (is_q || is_k) && d->pos == AT_POS_ROPE &&
                (!d->rope_half || d->rotary);
     p->pairs = !d->rope_half;
     p->rotary = d->rotary ? d->rotary : d->K;
     p->part = is_q ? 0 : is_k ? 1 : 2;
-    p->shared = how == QKV || how == HEADS || how == GATE_UP;
-    if (how == QKV) {
-        p->base = is_q ? 0 : is_k ? q : q + kv;
-        p->rows = q + 2 * kv;
-    } else if (how == HEADS) {
+    p->shared = rows > 0 || row->how == HEADS;
+    p->base = base;
+    if (row->how == HEADS) {
         p->head = 3 * d->K;
-        p->rows = 3 * q;
-    } else if (how == GATE_UP) {
-        p->base = strstr(ours, "up_proj") ? d->F : 0;
-        p->rows = 2 * d->F;
+        p->rows = 3 * d->H * d->K;
+    } else if (rows > 0) {
+        p->rows = rows;
     }
 }
 
@@ -455,19 +419,15 @@ bool at_hf_place(const struct at_hf_family *f, const struct at_decoder *d,
                  const char *name, const struct at_shape *shape,
                  struct at_hf_place *p)
 {
-    char layer[16];
-    for (const struct name *n = f->names; n->ours; n++) {
-        const char *tail = strrchr(name, '.');
-        if (!match(n->ours, name, layer))
-            continue;
-        *p = (struct at_hf_place){ .rows = shape->d[0], .n_dims = shape->n,
-                                   .cols = shape->n > 1 ? shape->d[1] : 1 };
-        spell(p->name, sizeof p->name, n->theirs, layer, tail);
-        p->turned = n->how == TURNED && shape->n == 2;
-        lay(d, n->ours, n->how, p);
-        return true;
-    }
-    return false;
+    const struct name *row;
+    *p = (struct at_hf_place){ .rows = shape->d[0], .n_dims = shape->n,
+                               .cols = shape->n > 1 ? shape->d[1] : 1 };
+    row = at_name_find(f->names, name, p->name, sizeof p->name);
+    if (!row)
+        return false;
+    p->turned = row->how == TURNED && shape->n == 2;
+    lay(d, row, p);
+    return true;
 }
 
 /* A channel of a head: ours pairs i with i+K/2 throughout (or, in pairs, 2i

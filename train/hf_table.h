@@ -3,6 +3,7 @@
 #define AT_HF_TABLE_H
 
 #include "train/hf.h"
+#include "train/names.h"
 
 enum key_type {
     KEY_SIZE, KEY_REAL, KEY_BOOL, KEY_ACT, KEY_BIAS, KEY_RSQRT,
@@ -19,16 +20,6 @@ struct key {                    /* of config.json                             */
 };
 
 struct must { const char *name, *value; };      /* when it is there           */
-
-enum how {
-    SAME,
-    TURNED,                     /* [in, out], as GPT-2 keeps its matrices     */
-    QKV,                        /* q, k and v one below the other             */
-    HEADS,                      /* of each head q, k, v                       */
-    GATE_UP,                    /* gate and up one below the other            */
-};
-
-struct name { const char *ours, *theirs; enum how how; };
 
 struct at_hf_family {
     const char *model_type, *architecture, *classifier, *prefix;
