@@ -407,7 +407,7 @@ static void folders_keep_the_verdict(void **state)
 {
     static const char *const runs[] = { "whole", "lora", "decoder", "warm" };
     struct at_hf_out merge = { .merge = true };
-    struct at_hf_said out;
+    struct at_certificate out;
     struct at_ctx cx;
     (void)state;
     for (size_t i = 0; i < AT_COUNT(runs); i++) {
@@ -443,7 +443,7 @@ static void folders_keep_the_verdict(void **state)
 /* An adapter in PEFT's files: its head is kept whole, and comes back.          */
 static void adapters_bring_their_head(void **state)
 {
-    struct at_hf_said said;
+    struct at_certificate said;
     struct at_ctx cx;
     const char *to, *back;
     struct at_infer *a, *b;

@@ -239,7 +239,7 @@ static void users_come_and_go_between_steps(void **state)
 
 static void a_user_is_exported_alone(void **state)
 {
-    struct at_hf_said said;
+    struct at_certificate said;
     struct at_ctx cx;
     char *one, *two;
     size_t n, m;

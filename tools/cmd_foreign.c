@@ -76,43 +76,38 @@ static bool ends_in(const char *s, const char *tail)
     return n >= t && strcmp(s + n - t, tail) == 0;
 }
 
-static void print_certificate(const char *out, const struct at_certificate *c)
+static void print_written(const char *out, const struct at_certificate *c)
 {
-    printf("%s: written and read back: largest logit difference %.2e, likeliest "
-           "token the same at %.0f %% of %zu places, %.2e nats lost\n", out,
-           c->largest, 100 * c->agree, c->positions, c->kl);
-}
-
-static void print_written(const char *out, const struct at_hf_said *said)
-{
-    if (said->certified)
-        print_certificate(out, &said->c);
-    else
+    if (c->positions == 0)
         printf("%s: written\n", out);
+    else
+        printf("%s: written and read back: largest logit difference %.2e, "
+               "likeliest token the same at %.0f %% of %zu places, %.2e nats "
+               "lost\n", out, c->largest, 100 * c->agree, c->positions, c->kl);
 }
 
 static int export_hf(struct at_ctx *cx, const struct export_args *a,
                      char *const *pos)
 {
     const struct at_hf_out o = { .dtype = a->dtype, .merge = a->merge };
-    struct at_hf_said said = { 0 };
-    int rc = at_hf_export(cx, pos[0], pos[1], &o, &said);
+    struct at_certificate c;
+    int rc = at_hf_export(cx, pos[0], pos[1], &o, &c);
     if (rc == AT_OK)
-        print_written(pos[1], &said);
+        print_written(pos[1], &c);
     return rc;
 }
 
 static int export_peft(struct at_ctx *cx, const struct export_args *a,
                        char *const *pos)
 {
-    struct at_hf_said said;
+    struct at_certificate c;
     int rc;
     if (a->merge)
         return at_fail(cx, AT_EINVAL, "--merge makes a model, which is --format "
                        "hf or gguf");
-    rc = at_hf_export_peft(cx, pos[0], pos[1], a->dtype, &said);
+    rc = at_hf_export_peft(cx, pos[0], pos[1], a->dtype, &c);
     if (rc == AT_OK)
-        print_written(pos[1], &said);
+        print_written(pos[1], &c);
     return rc;
 }
 
@@ -123,7 +118,7 @@ static int export_gguf(struct at_ctx *cx, const struct export_args *a,
     struct at_certificate c;
     int rc = at_gguf_export(cx, pos[0], pos[1], &how, &c);
     if (rc == AT_OK)
-        print_certificate(pos[1], &c);
+        print_written(pos[1], &c);
     return rc;
 }
 

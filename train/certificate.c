@@ -4,6 +4,7 @@
 #include "data/data.h"
 #include "train/chat_choice.h"
 #include "train/infer.h"
+#include "train/scratch_file.h"
 
 #include <math.h>
 #include <string.h>
@@ -166,6 +167,20 @@ int at_certificate_check(struct at_ctx *cx, const struct at_certificate *c)
                        "%.3g, likeliest token the same at %.0f %%)", c->kl,
                        c->kl_most, c->largest, 100 * c->agree);
     return AT_OK;
+}
+
+int at_certify_back(struct at_ctx *cx, const struct at_read_back *b,
+                    struct at_certificate *c)
+{
+    struct at_scratch_file back;
+    int rc = at_scratch_file(cx, b->made, "back.h5", &back);
+    if (rc < 0)
+        return rc;
+    rc = b->import(cx, b->self, b->made, back.path);
+    if (rc == AT_OK)
+        rc = at_certify(cx, b->trained, back.path, b->words, b->kl_most, c);
+    at_scratch_file_remove(&back);
+    return rc == AT_OK ? at_certificate_check(cx, c) : rc;
 }
 
 static const char *said(const struct at_certificate *c, bool same)

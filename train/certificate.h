@@ -17,6 +17,20 @@ struct at_certificate {
     bool words;                 /* there is a tokenizer; else ids were made up */
 };
 
+/* How an export is read back, and what of.                                   */
+struct at_read_back {
+    const char *trained;        /* model file, checkpoint or run              */
+    const char *made;           /* the export: a file or folder               */
+    int (*import)(struct at_ctx *cx, const void *self, const char *made,
+                  const char *out);
+    const void *self;
+    bool words;                 /* see at_certify                             */
+    double kl_most;
+};
+/* Reads the export into a model file beside it, runs both, and removes that
+ * file; an export that is not its model is an error.                         */
+int at_certify_back(struct at_ctx *cx, const struct at_read_back *b,
+                    struct at_certificate *c);
 /* trained: a model file, checkpoint or run, its adapter applied; exported: the
  * model file that reading the export gave.  words: both read texts, else ids
  * from all over the vocabulary are the prompts.  kl_most: from the type the

@@ -3,7 +3,6 @@
 
 #include "train/chat_choice.h"
 #include "train/infer.h"
-#include "train/scratch_file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -219,19 +218,11 @@ static double kl_most(enum at_gguf_type t)
     return t == AT_GGUF_F32 ? 1e-6 : t == AT_GGUF_Q8_0 ? 0.05 : 0.01;
 }
 
-/* Reads the file back and compares.                                          */
-static int certify(struct export *e, const char *path, const char *gguf,
-                   struct at_certificate *c)
+static int read_back(struct at_ctx *cx, const void *self, const char *made,
+                     const char *out)
 {
-    struct at_scratch_file back;
-    int rc = at_scratch_file(e->cx, gguf, "back.h5", &back);
-    if (rc < 0)
-        return rc;
-    rc = at_gguf_import(e->cx, gguf, back.path, e->in->m->tok == NULL);
-    if (rc == AT_OK)
-        rc = at_certify(e->cx, path, back.path, true, kl_most(e->type), c);
-    at_scratch_file_remove(&back);
-    return rc == AT_OK ? at_certificate_check(e->cx, c) : rc;
+    const struct export *e = self;
+    return at_gguf_import(cx, made, out, e->in->m->tok == NULL);
 }
 
 int at_gguf_export(struct at_ctx *cx, const char *path, const char *out,
@@ -259,7 +250,8 @@ int at_gguf_export(struct at_ctx *cx, const char *path, const char *out,
     if (rc == AT_OK)
         rc = write_file(&e, part);
     if (rc == AT_OK)
-        rc = certify(&e, path, part, c);
+        rc = at_certify_back(cx, &(struct at_read_back){
+            path, part, read_back, &e, true, kl_most(e.type) }, c);
     if (rc == AT_OK && e.unfit)
         at_log(cx, AT_LOG_WARN, "%zu tensors have rows of other than whole "
                "blocks of 32: they are float16", e.unfit);

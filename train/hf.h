@@ -75,21 +75,16 @@ struct at_hf_out {
     bool merge;                 /* add the adapter to the weights             */
     uint64_t shard_bytes;       /* a file's most; 0: 5 GB                     */
 };
-struct at_hf_said {
-    double largest;             /* see at_infer_merge                         */
-    bool merged, same_token;
-    bool certified;             /* models that write text are                 */
-    struct at_certificate c;
-};
 /* A model file, checkpoint or run becomes the folder `dir`, which must not
- * exist or be empty; attune-certificate.json in it says how alike the two are. */
+ * exist or be empty; attune-certificate.json in it says how alike the two are,
+ * and so does c (positions 0: models that judge texts have none).            */
 int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
-                 const struct at_hf_out *o, struct at_hf_said *said);
+                 const struct at_hf_out *o, struct at_certificate *c);
 
 /* An adapter in PEFT's files, out and in.  base: the model file it belongs to;
  * `out` refers to it.                                                        */
 int at_hf_export_peft(struct at_ctx *cx, const char *path, const char *dir,
-                      const char *dtype, struct at_hf_said *said);
+                      const char *dtype, struct at_certificate *c);
 int at_hf_import_peft(struct at_ctx *cx, const char *dir, const char *base,
                       const char *out);
 

@@ -4,7 +4,6 @@
 
 #include "train/hf_folder.h"
 #include "train/infer.h"
-#include "train/scratch_file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +22,7 @@ struct export {
     struct at_ctx *cx;
     const char *path;           /* of the model                               */
     const struct at_infer *in;
-    struct at_hf_said *said;
+    struct at_certificate *c;
     const struct at_hf_family *family;
     enum at_st_type type;
     uint64_t shard_bytes;
@@ -328,29 +327,17 @@ static int choose_type(struct export *e, const char *dtype)
                        : rc;
 }
 
-/* Reads the folder back and runs it beside the model.                        */
-static int certify(struct export *e, const char *dir)
+static bool has_tokenizer(struct at_ctx *cx, const char *dir)
 {
-    struct at_ctx *cx = e->cx;
-    const char *tok = at_sprintf(cx, &cx->run, "%s/tokenizer.json", dir);
-    const char *note = at_sprintf(cx, &cx->run, "%s/attune-certificate.json",
-                                  dir);
-    double most = e->type == AT_ST_F32 ? 1e-6 : 0.01;   /* nats               */
-    bool words = tok && access(tok, R_OK) == 0;
-    struct at_scratch_file back;
-    int rc = tok && note ? at_scratch_file(cx, dir, "back.h5", &back) : AT_ENOMEM;
-    if (rc < 0)
-        return rc;
-    rc = at_hf_import(cx, dir, back.path, !words);
-    if (rc == AT_OK)
-        rc = at_certify(cx, e->path, back.path, words, most, &e->said->c);
-    at_scratch_file_remove(&back);
-    if (rc == AT_OK)
-        rc = at_certificate_check(cx, &e->said->c);
-    e->said->certified = rc == AT_OK;
-    return rc == AT_OK ? at_certificate_write(cx, &e->said->c, e->path,
-                                              at_st_type_name(e->type), note)
-                       : rc;
+    const char *path = at_sprintf(cx, &cx->scratch, "%s/tokenizer.json", dir);
+    return path && access(path, R_OK) == 0;
+}
+
+static int read_back(struct at_ctx *cx, const void *self, const char *made,
+                     const char *out)
+{
+    (void)self;
+    return at_hf_import(cx, made, out, !has_tokenizer(cx, made));
 }
 
 static int write_folder(struct at_ctx *cx, void *self, const char *dir)
@@ -361,19 +348,25 @@ static int write_folder(struct at_ctx *cx, void *self, const char *dir)
     if (rc == AT_OK)
         rc = write_files(e, dir);
     /* What judges or only reads has no logits to compare.                    */
-    return rc == AT_OK && !desc(e)->value && !desc(e)->both ? certify(e, dir)
-                                                            : rc;
+    if (rc < 0 || desc(e)->value || desc(e)->both)
+        return rc;
+    return at_hf_certify(cx, &(struct at_read_back){
+        e->path, dir, read_back, NULL, has_tokenizer(cx, dir), 0 }, e->type,
+        e->c);
 }
 
 int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
-                 const struct at_hf_out *o, struct at_hf_said *said)
+                 const struct at_hf_out *o, struct at_certificate *c)
 {
-    struct export e = { .cx = cx, .path = path, .said = said, .shard_bytes = o->shard_bytes
-                                                     ? o->shard_bytes
-                                                     : shard_bytes };
+    struct export e = {
+        .cx = cx, .path = path, .c = c,
+        .shard_bytes = o->shard_bytes ? o->shard_bytes : shard_bytes,
+    };
     struct at_infer *in;
+    double largest;
+    bool same;
     int rc = at_hf_check_dir(cx, dir);
-    *said = (struct at_hf_said){ .same_token = true };
+    *c = (struct at_certificate){ 0 };
     if (rc == AT_OK)
         rc = at_infer_open_to_merge(cx, path, &in);
     if (rc < 0)
@@ -392,10 +385,9 @@ int at_hf_export(struct at_ctx *cx, const char *path, const char *dir,
     if (rc == AT_OK)
         rc = choose_type(&e, o->dtype);
     if (rc == AT_OK)
-        rc = at_infer_merge(cx, in, &said->largest, &said->same_token);
+        rc = at_infer_merge(cx, in, &largest, &same);
     if (rc == AT_OK)
         rc = at_hf_make_dir(cx, dir, write_folder, &e);
-    said->merged = in->m->adapters.n > 0;
     at_infer_close(in);
     at_free(e.x);
     at_free(e.dense);

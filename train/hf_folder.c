@@ -18,6 +18,19 @@ static const char *const kept[] = {
     "chat_template.jinja", "vocab.json", "merges.txt",
 };
 
+int at_hf_certify(struct at_ctx *cx, const struct at_read_back *b,
+                  enum at_st_type type, struct at_certificate *c)
+{
+    struct at_read_back with = *b;
+    const char *note = at_sprintf(cx, &cx->run, "%s/attune-certificate.json",
+                                  b->made);
+    int rc;
+    with.kl_most = type == AT_ST_F32 ? 1e-6 : 0.01;     /* nats               */
+    rc = note ? at_certify_back(cx, &with, c) : AT_ENOMEM;
+    return rc == AT_OK ? at_certificate_write(cx, c, b->trained,
+                                              at_st_type_name(type), note) : rc;
+}
+
 /* ---- folders ------------------------------------------------------------------ */
 
 int at_hf_check_dir(struct at_ctx *cx, const char *dir)

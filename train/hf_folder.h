@@ -17,6 +17,11 @@ int at_hf_put(struct at_ctx *cx, const char *dir, const char *name,
 int at_hf_put_json(struct at_ctx *cx, const char *dir, const char *name,
                    json_t *v);
 
+/* at_certify_back of the folder b->made, with what weights of this type may
+ * lose, and attune-certificate.json in it.                                   */
+int at_hf_certify(struct at_ctx *cx, const struct at_read_back *b,
+                  enum at_st_type type, struct at_certificate *c);
+
 /* Puts the files of the folder `from` that are worth it into f.              */
 int at_hf_keep(struct at_ctx *cx, struct at_h5 *f, const char *from);
 /* A kept file, in the scratch arena; *bytes NULL: it was not kept.            */

@@ -4,7 +4,6 @@
 #include "train/hf_folder.h"
 #include "train/hf_table.h"
 #include "train/infer.h"
-#include "train/scratch_file.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -73,7 +72,7 @@ static int shared(struct at_ctx *cx, const struct site *s)
 struct peft {
     struct at_ctx *cx;
     const char *path;           /* of the run                                 */
-    struct at_hf_said *said;
+    struct at_certificate *c;
     const struct at_infer *in;
     const struct at_hf_family *family;
     enum at_st_type type;
@@ -264,27 +263,11 @@ static int write_config(struct peft *e, const char *dir)
     return at_hf_put_json(e->cx, dir, "adapter_config.json", config);
 }
 
-/* Reads the adapter back and runs it beside the run, both on their base.     */
-static int certify(struct peft *e, const char *dir)
+static int read_back(struct at_ctx *cx, const void *self, const char *made,
+                     const char *out)
 {
-    struct at_ctx *cx = e->cx;
-    const char *note = at_sprintf(cx, &cx->run, "%s/attune-certificate.json",
-                                  dir);
-    double most = e->type == AT_ST_F32 ? 1e-6 : 0.01;   /* nats               */
-    struct at_scratch_file back;
-    int rc = note ? at_scratch_file(cx, dir, "back.h5", &back) : AT_ENOMEM;
-    if (rc < 0)
-        return rc;
-    rc = at_hf_import_peft(cx, dir, at_h5_path(e->in->m->base), back.path);
-    if (rc == AT_OK)
-        rc = at_certify(cx, e->path, back.path, true, most, &e->said->c);
-    at_scratch_file_remove(&back);
-    if (rc == AT_OK)
-        rc = at_certificate_check(cx, &e->said->c);
-    e->said->certified = rc == AT_OK;
-    return rc == AT_OK ? at_certificate_write(cx, &e->said->c, e->path,
-                                              at_st_type_name(e->type), note)
-                       : rc;
+    const struct peft *e = self;
+    return at_hf_import_peft(cx, made, at_h5_path(e->in->m->base), out);
 }
 
 static int write_folder(struct at_ctx *cx, void *self, const char *dir)
@@ -295,18 +278,21 @@ static int write_folder(struct at_ctx *cx, void *self, const char *dir)
     (void)cx;
     if (rc == AT_OK)
         rc = write_config(self, dir);
-    return rc == AT_OK && !d->value && !d->both ? certify(e, dir) : rc;
+    if (rc < 0 || d->value || d->both)
+        return rc;
+    return at_hf_certify(cx, &(struct at_read_back){
+        e->path, dir, read_back, e, true, 0 }, e->type, e->c);
 }
 
 int at_hf_export_peft(struct at_ctx *cx, const char *path, const char *dir,
-                      const char *dtype, struct at_hf_said *said)
+                      const char *dtype, struct at_certificate *c)
 {
-    struct peft e = { .cx = cx, .path = path, .said = said, .type = AT_ST_F32 };
+    struct peft e = { .cx = cx, .path = path, .c = c, .type = AT_ST_F32 };
     struct at_infer *in;
     int rc = at_hf_check_dir(cx, dir);
     if (rc == AT_OK)
         rc = at_infer_open_to_merge(cx, path, &in);
-    *said = (struct at_hf_said){ .same_token = true };
+    *c = (struct at_certificate){ 0 };
     if (rc < 0)
         return rc;
     e.in = in;
