@@ -6,6 +6,7 @@
 #include "data/safetensors.h"
 #include "train/gguf.h"
 #include "train/hf.h"
+#include "train/infer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -175,7 +176,115 @@ static void tensors_lie_as_llama_cpp_reads_them(void **state)
     at_gguf_close(g);
 }
 
+/* Tensors that are the same there: name by name against the safetensors.     */
+static void other_tensors_have_their_names(void **state)
+{
+    static const struct { const char *model, *gguf, *hf; } same[] = {
+        { "llama3", "output.weight", "lm_head.weight" },
+        { "llama3", "blk.1.ffn_norm.weight",
+          "model.layers.1.post_attention_layernorm.weight" },
+        { "qwen2", "blk.0.attn_q.weight",
+          "model.layers.0.self_attn.q_proj.weight" },
+        { "qwen2", "blk.1.attn_v.bias", "model.layers.1.self_attn.v_proj.bias" },
+        { "qwen3", "blk.0.attn_k_norm.weight",
+          "model.layers.0.self_attn.k_norm.weight" },
+        { "qwen3", "blk.1.ffn_gate.weight", "model.layers.1.mlp.gate_proj.weight" },
+        { "phi3", "blk.0.attn_qkv.weight",
+          "model.layers.0.self_attn.qkv_proj.weight" },
+        { "phi3", "blk.1.ffn_up.weight", "model.layers.1.mlp.gate_up_proj.weight" },
+        { "olmo2", "blk.0.post_attention_norm.weight",
+          "model.layers.0.post_attention_layernorm.weight" },
+        { "olmo2", "blk.1.post_ffw_norm.weight",
+          "model.layers.1.post_feedforward_layernorm.weight" },
+        { "neox", "blk.0.ffn_up.weight",
+          "gpt_neox.layers.0.mlp.dense_h_to_4h.weight" },
+        { "gpt2", "position_embd.weight", "transformer.wpe.weight" },
+    };
+    static const struct at_gguf_how how = { .dtype = "float32" };
+    struct place *p = *state;
+    for (size_t i = 0; i < AT_COUNT(same); i++) {
+        const char *dir = at_sprintf(&p->cx, &p->cx.run, GOLDEN "hf/%s",
+                                     same[i].model);
+        const struct at_gguf_tensor *t;
+        struct at_certificate c;
+        struct at_gguf *g;
+        struct at_st *st;
+        import(p, same[i].model);
+        OK(&p->cx, at_gguf_export(&p->cx, p->h5, p->gguf, &how, &c));
+        OK(&p->cx, at_gguf_open(&p->cx, &p->cx.run, p->gguf, &g));
+        OK(&p->cx, at_st_open(&p->cx, &p->cx.run, dir, "model", &st));
+        t = at_gguf_find(g, same[i].gguf);
+        if (!t || memcmp(tensor(p, g, same[i].gguf), theirs(p, st, same[i].hf),
+                         t->n * sizeof(float)) != 0)
+            fail_msg("%s: %s", same[i].model, same[i].gguf);
+        at_st_close(st);
+        at_gguf_close(g);
+    }
+}
+
+/* The fixture's windows are not Gemma 3's own; with those, norms are one more. */
+static void gemmas_norms_are_one_more(void **state)
+{
+    static const struct at_gguf_how how = { .dtype = "float32" };
+    struct place *p = *state;
+    struct at_certificate c;
+    struct at_infer *in;
+    struct at_gguf *g;
+    struct at_st *st;
+    float *x, *y;
+    import(p, "gemma3");
+    OK(&p->cx, at_infer_open_to_merge(&p->cx, p->h5, &in));
+    in->m->d.full_every = 6;
+    in->m->d.rope_local = 10000;
+    in->m->d.attn_scale = 0;
+    OK(&p->cx, at_model_write(&p->cx, p->back, &in->m->d, NULL, &in->ps,
+                              AT_H5_F32, in->m->f));
+    OK(&p->cx, at_gguf_export(&p->cx, p->back, p->gguf, &how, &c));
+    OK(&p->cx, at_gguf_open(&p->cx, &p->cx.run, p->gguf, &g));
+    OK(&p->cx, at_st_open(&p->cx, &p->cx.run, GOLDEN "hf/gemma3", "model",
+                          &st));
+    x = tensor(p, g, "blk.1.post_ffw_norm.weight");
+    y = theirs(p, st, "model.layers.1.post_feedforward_layernorm.weight");
+    for (size_t i = 0; i < in->m->d.C; i++)
+        assert_true(x[i] == y[i] + 1);
+    at_st_close(st);
+    at_gguf_close(g);
+    at_infer_close(in);
+}
+
 #define SHIPPED AT_TESTS "/../examples/quickstart/model.h5"
+
+/* A large weight in every block of 32 leaves the others no digits: what q8_0
+ * makes of it is another model.                                              */
+static void an_export_that_is_not_its_model_is_refused(void **state)
+{
+    struct at_gguf_how how = { .dtype = "float32" };
+    struct place *p = *state;
+    struct at_certificate c;
+    struct at_infer *in;
+    char *was, *is;
+    size_t n, m;
+    OK(&p->cx, at_infer_open_to_merge(&p->cx, SHIPPED, &in));
+    for (size_t i = 0; i < in->ps.n; i++) {
+        struct at_val *v = &in->ps.p[i]->val;
+        float *w = v->data;
+        for (size_t k = 0; v->shape.n == 2 && k < at_shape_count(&v->shape);
+             k += 32)
+            w[k] = 20;
+    }
+    OK(&p->cx, at_model_write(&p->cx, p->h5, &in->m->d, in->m->tok, &in->ps,
+                              AT_H5_F32, in->m->f));
+    at_infer_close(in);
+    OK(&p->cx, at_gguf_export(&p->cx, p->h5, p->gguf, &how, &c));
+    OK(&p->cx, at_read_file(&p->cx, &p->cx.run, p->gguf, 0, &was, &n));
+    how.dtype = "q8_0";
+    assert_int_equal(at_gguf_export(&p->cx, p->h5, p->gguf, &how, &c),
+                     AT_EINVAL);
+    assert_non_null(strstr(p->cx.err.msg, "the export is not the model"));
+    OK(&p->cx, at_read_file(&p->cx, &p->cx.run, p->gguf, 0, &is, &m));
+    assert_int_equal(n, m);
+    assert_memory_equal(was, is, n);    /* and teardown finds nothing else    */
+}
 
 static void types_lose_what_they_must(void **state)
 {
@@ -397,7 +506,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(every_family_comes_back),
         T(tensors_lie_as_llama_cpp_reads_them),
+        T(other_tensors_have_their_names),
+        T(gemmas_norms_are_one_more),
         T(types_lose_what_they_must),
+        T(an_export_that_is_not_its_model_is_refused),
         T(another_model_gets_no_certificate),
         T(tokenizers_come_back),
         T(facts_and_blocks_read_back),
