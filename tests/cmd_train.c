@@ -266,6 +266,65 @@ static void progress_shows_what_there_is(void **state)
         fail_msg("%s", err);
 }
 
+/* ---- files ------------------------------------------------------------------- */
+
+/* The same bytes, or it was written over.                                    */
+static void stays(const char *args, const char *path, const char *says)
+{
+    char was[1 << 16] = { 0 }, is[1 << 16] = { 0 };
+    slurp(path, was, sizeof was);
+    if (attune(args) == 0 || !strstr(err, says))
+        fail_msg("attune %s: %s", args, err);
+    slurp(path, is, sizeof is);
+    assert_memory_equal(was, is, sizeof was);
+}
+
+static void nothing_is_written_over(void **state)
+{
+    static const char *const read = "would be written over";
+    static const char *const other = "another kind of file";
+    (void)state;
+    assert_int_equal(attune("merge base m.h5"), 0);
+    assert_int_equal(attune("merge base n.h5"), 0);
+    put("notes.txt", "mine\n");
+    stays("data t.jsonl t.jsonl --tokenizer tok.h5", "t.jsonl", other);
+    stays("data t.jsonl m.h5 --tokenizer m.h5", "m.h5", read);
+    stays("merge m.h5 m.h5", "m.h5", read);
+    stays("drop m.h5 m.h5 --attn 1", "m.h5", read);
+    stays("soup m.h5 n.h5 n.h5 --weights 0.5,0.5", "n.h5", read);
+    stays("rollout m.h5 d.h5 d.h5 --value length", "d.h5", read);
+    stays("tokenizer t.jsonl notes.txt --vocab 280", "notes.txt", other);
+    stays("report base --out notes.txt", "notes.txt", other);
+    stays("export m.h5 notes.txt --format gguf", "notes.txt", other);
+    assert_int_equal(attune("merge base m.h5"), 0); /* its own kind may be    */
+}
+
+/* A dry run tells and shows, and leaves nothing; lengths are the model's;
+ * separators may be spelled.                                                 */
+static void datasets_are_as_asked(void **state)
+{
+    char said[8192];
+    (void)state;
+    assert_int_equal(attune("merge base m.h5"), 0);
+    assert_int_equal(attune("data t.jsonl dry.h5 --tokenizer m.h5 --dry-run "
+                            "--limit 7"), 0);
+    slurp("out", said, sizeof said);
+    assert_non_null(strstr(said, "nothing was written"));
+    assert_non_null(strstr(said, "7 training"));
+    assert_int_equal(access("dry.h5", F_OK), -1);
+    put("long.txt", "one two three four five six seven eight nine ten eleven\n"
+                    "twelve thirteen fourteen fifteen sixteen seventeen\n");
+    assert_int_equal(attune("data long.txt x.h5 --tokenizer m.h5 "
+                            "--validation 0"), 0);
+    assert_int_equal(attune("inspect x.h5"), 0);
+    slurp("out", said, sizeof said);
+    assert_non_null(strstr(said, "the longest has 32"));    /* max_length     */
+    assert_int_equal(attune("data long.txt x.h5 --tokenizer tok.h5 "
+                            "--validation 0 --separator '\\n'"), 0);
+    slurp("out", said, sizeof said);
+    assert_non_null(strstr(said, "2 training"));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -277,6 +336,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(routers_say_where_they_are_of_no_use),
         cmocka_unit_test(users_begin_without_a_word),
         cmocka_unit_test(progress_shows_what_there_is),
+        cmocka_unit_test(nothing_is_written_over),
+        cmocka_unit_test(datasets_are_as_asked),
     };
     if (argc < 2 || !(program = realpath(argv[1], NULL)))
         return 1;

@@ -765,6 +765,8 @@ static void bad_preferences_and_scores_are_named(void **state)
         { "{\"text\": \"a b\", \"good\": \"x\"}\n", "good",
           "'good' is not a number" },
         { "{\"text\": \"a b\"}\n", "good", "'good' is missing" },
+        { "{\"text\": \"a b\", \"good\": \"nan\"}\n", "good",
+          "'good' is not a number" },
     };
     struct place *p = *state;
     for (size_t i = 0; i < AT_COUNT(c); i++) {

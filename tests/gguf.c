@@ -444,6 +444,24 @@ static void facts_and_blocks_read_back(void **state)
     at_gguf_close(g);
 }
 
+static void what_is_not_finite_is_refused(void **state)
+{
+    static const size_t d[] = { 1, 32 };
+    struct place *p = *state;
+    for (int type = AT_GGUF_F32; type < AT_GGUF_OTHER; type++)
+        for (int bad = 0; bad < 3; bad++) {
+            struct at_gguf_out *w;
+            float x[32] = { 0 };
+            x[5] = bad == 0 ? NAN : bad == 1 ? INFINITY : -INFINITY;
+            OK(&p->cx, at_gguf_create(&p->cx, &p->cx.run, p->gguf, &w));
+            OK(&p->cx, at_gguf_tensor(&p->cx, w, "x", (enum at_gguf_type)type, 2,
+                                      d));
+            OK(&p->cx, at_gguf_start(&p->cx, w));
+            assert_int_equal(at_gguf_put(&p->cx, w, x, 32), AT_EINVAL);
+            at_gguf_abandon(w);
+        }
+}
+
 static char *read_small(struct place *p, size_t *n)
 {
     char *bytes;
@@ -513,6 +531,7 @@ int main(void)
         T(another_model_gets_no_certificate),
         T(tokenizers_come_back),
         T(facts_and_blocks_read_back),
+        T(what_is_not_finite_is_refused),
         T(damaged_files_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -128,6 +128,13 @@ static void packed_files_read_as_their_contents(void **state)
         OK(&p->cx, read_back(p, s, N, 4099));
         OK(&p->cx, read_back(p, s, N, 2 * N));
     }
+    n = gzip(s, N, packed, 2 * N);              /* as tape drives leave it    */
+    memset(packed + n, 0, 512);
+    write_bytes(p, packed, n + 512);
+    OK(&p->cx, read_back(p, s, N, 4099));
+    packed[n + 300] = 'x';
+    write_bytes(p, packed, n + 512);
+    assert_int_equal(read_back(p, s, N, 4099), AT_EFORMAT);
     free(packed);
     free(s);
 }

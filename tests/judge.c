@@ -247,6 +247,32 @@ static void bad_labels_are_refused(void **state)
     at_ctx_finish(&cx);
 }
 
+/* A label that only bad samples have is no class.                             */
+static void bad_samples_bring_no_labels(void **state)
+{
+    static const char text[] = "{\"text\": \"a b\", \"label\": \"x\"}\n"
+        "{\"label\": \"never\"}\n{\"text\": \"b\", \"label\": \"y\"}\n";
+    const char *in = in_dir("some.jsonl");
+    struct at_data_options o = { .inputs = &in, .n_inputs = 1, .skip_bad = true,
+                                 .out = in_dir("some.h5"), .label = "label",
+                                 .max_length = 40, .n_threads = 1 };
+    struct at_data_stats stats;
+    struct at_data *d;
+    struct at_tok *tok;
+    struct at_ctx cx;
+    (void)state;
+    at_ctx_init(&cx);
+    OK(&cx, at_tok_load_hf(&cx, &cx.run, TOKENIZER "bert.json", NULL, &tok));
+    o.tok = tok;
+    OK(&cx, at_write_file(&cx, in, text, strlen(text)));
+    OK(&cx, at_data_build(&cx, &o, NULL, NULL, &stats));
+    assert_int_equal(stats.bad, 1);
+    OK(&cx, at_data_open(&cx, &cx.run, o.out, &d));
+    assert_int_equal(d->n_labels, 2);
+    at_data_close(d);
+    at_ctx_finish(&cx);
+}
+
 /* F1 of three labels, one of which is never met: by hand.                     */
 static void f1_is_that_of_the_labels_met(void **state)
 {
@@ -387,6 +413,11 @@ static void a_label_is_a_value(void **state)
     assert_true(all[2] > 0.9 && all[KINDS + 2] < 0.1);
     assert_true(all[3] > 1 && all[KINDS + 3] < 0.2);
     at_values_close(&v);
+    spec[0] = at_sprintf(&cx, &cx.run, "coherence:%s", in_dir("bert.h5"));
+    OK(&cx, at_values_open(&cx, &cx.run, spec, 1, &v));
+    OK(&cx, at_values_score(&cx, &v, texts, 1, one));
+    assert_true(one[0] > -1 && one[0] < 1);
+    at_values_close(&v);
     spec[0] = at_sprintf(&cx, &cx.run, "logit:maybe@%s", in_dir("whole"));
     said(&cx, at_values_open(&cx, &cx.run, spec, 1, &v),
          "has no label 'maybe'; it has no, yes");
@@ -519,6 +550,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(labels_are_kept_by_name),
         cmocka_unit_test(bad_labels_are_refused),
+        cmocka_unit_test(bad_samples_bring_no_labels),
         cmocka_unit_test(f1_is_that_of_the_labels_met),
         cmocka_unit_test(classifiers_learn),
         cmocka_unit_test(labels_of_other_files_are_matched),

@@ -6,6 +6,7 @@
 #include "train/infer.h"
 #include "train/prune/prune.h"
 #include "train/run.h"
+#include "train/soup.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -551,6 +552,13 @@ static void a_merge_stays_sparse(void **state)
     OK(&cx, at_infer_merge(&cx, in, &largest, &same));
     assert_true(in->m->adapters.n > 0 && largest == 0 && same);
     at_infer_close(in);
+    at_ctx_finish(&cx);
+    at_ctx_init(&cx);
+    assert_int_equal(at_soup(&cx, (const char *[]){ in_dir("base.h5"),
+                                                    in_dir("merged.h5") },
+                             (double[]){ 0.5, 0.5 }, 2, in_dir("soup.h5"),
+                             AT_H5_F32), AT_EINVAL);
+    assert_non_null(strstr(cx.err.msg, "is pruned"));
     OK(&cx, at_hf_import(&cx, in_dir("hf"), in_dir("back.h5"), false));
     keeps_zeros(&cx, in_dir("back.h5"), true);
     assert_true(fabs(loss_of(&cx, in_dir("back.h5")) - loss) < 1e-5);
