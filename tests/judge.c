@@ -247,14 +247,15 @@ static void bad_labels_are_refused(void **state)
     at_ctx_finish(&cx);
 }
 
-/* A label that only bad samples have is no class.                             */
+/* A label that only bad samples have is no class; it tells samples apart.     */
 static void bad_samples_bring_no_labels(void **state)
 {
     static const char text[] = "{\"text\": \"a b\", \"label\": \"x\"}\n"
-        "{\"label\": \"never\"}\n{\"text\": \"b\", \"label\": \"y\"}\n";
+        "{\"label\": \"never\"}\n{\"text\": \"b\", \"label\": \"y\"}\n"
+        "{\"text\": \"b\", \"label\": \"x\"}\n{\"text\": \"b\", \"label\": \"y\"}\n";
     const char *in = in_dir("some.jsonl");
     struct at_data_options o = { .inputs = &in, .n_inputs = 1, .skip_bad = true,
-                                 .out = in_dir("some.h5"), .label = "label",
+                                 .dedup = true, .out = in_dir("some.h5"), .label = "label",
                                  .max_length = 40, .n_threads = 1 };
     struct at_data_stats stats;
     struct at_data *d;
@@ -267,6 +268,7 @@ static void bad_samples_bring_no_labels(void **state)
     OK(&cx, at_write_file(&cx, in, text, strlen(text)));
     OK(&cx, at_data_build(&cx, &o, NULL, NULL, &stats));
     assert_int_equal(stats.bad, 1);
+    assert_int_equal(stats.duplicates, 1);      /* what differs by it stays   */
     OK(&cx, at_data_open(&cx, &cx.run, o.out, &d));
     assert_int_equal(d->n_labels, 2);
     at_data_close(d);

@@ -466,6 +466,8 @@ static void check_cached(struct bed *t)
     static const size_t shape[][3] = { { 1, 1, 5 }, { 6, 2, 16 }, { 4, 4, 33 },
                                        { 40, 1, 24 }, { 3, 1, 7 }, { 2, 2, 64 },
                                        { 16, 2, 80 } };
+    /* Single tokens then stand at the beginning, and on both sides of 64.    */
+    static const size_t prompt[] = { 0, 62, 80 };
     enum { ROWS = 3, PROMPT = 80, T_MAX = PROMPT + 20, MOST = ROWS * PROMPT };
     for (size_t s = 0; s < AT_COUNT(shape); s++) {
         size_t H = shape[s][0], G = shape[s][1], K = shape[s][2];
@@ -487,7 +489,7 @@ static void check_cached(struct bed *t)
             for (size_t n = 0; n < N; n++) {
                 row[n] = call == 0 ? (int32_t)(n / PROMPT)
                                    : (int32_t)(n % 4) - 1;
-                if (call == 0 && n % PROMPT > 3 + n / 3)
+                if (call == 0 && n % PROMPT >= prompt[n / PROMPT])
                     row[n] = -1;
                 pos[n] = row[n] < 0 ? 0 : next[row[n]]++;
             }
