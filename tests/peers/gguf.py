@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """GGUF files by attune, run by llama.cpp: the same logits.
 
-    python tests/peers/gguf.py ATTUNE
+    python tests/peers/gguf.py ATTUNE [MODEL.h5 PROMPT]...
 
 Tiny random models of every family that llama.cpp has go from transformers
 through attune to GGUF; llama.cpp's logits are compared with transformers'.
+MODELs that write text: the ids of some strings, and what follows the prompt.
 Needs torch, transformers and llama-cpp-python.
 """
 import subprocess
@@ -53,6 +54,31 @@ def logits(path, ids):
     return np.array(model.scores[:len(ids)])
 
 
+TEXTS = ["Hello world", " two  spaces", "caf\u00e9 na\u00efve \u4e2d\u6587",
+         "x = 12345; y[3] += 0.5\n\n\tend", "\U0001F642 ok", "I'll we've DON'T",
+         "tab\tand\r\nline", "\u0639\u0631\u0628\u064a 12,5 %", "Once upon a time",
+         " ", "a"]
+
+
+def words(attune, model, prompt, tmp):
+    run(attune, "export", model, f"{tmp}/m.gguf", "--dtype", "float32")
+    theirs = llama_cpp.Llama(f"{tmp}/m.gguf", n_ctx=128, verbose=False)
+    differ = 0
+    for text in TEXTS:
+        ours = [int(i) for i in run(attune, "tokenize", "--model", model,
+                                    text).split()]
+        differ += ours != theirs.tokenize(text.encode(), add_bos=True,
+                                          special=False)
+    made = run(attune, "generate", "--model", model, "--prompt", prompt,
+               "--max-tokens", "24", "--temperature", "0")
+    other = prompt + theirs(prompt, max_tokens=24, temperature=0)[
+        "choices"][0]["text"]
+    same = made.rstrip("\n").startswith(other) or other.startswith(
+        made.rstrip("\n"))
+    print(f"{model}: {differ} of {len(TEXTS)} strings have other ids; "
+          f"{'the same text' if same else 'another text'}: {other!r}")
+
+
 def family(attune, name, config, tmp):
     torch.manual_seed(0)
     model = tf.AutoModelForCausalLM.from_config(config).eval()
@@ -77,3 +103,6 @@ if __name__ == "__main__":
     for name, config in CONFIGS.items():
         with tempfile.TemporaryDirectory() as tmp:
             family(sys.argv[1], name, config, tmp)
+    for model, prompt in zip(sys.argv[2::2], sys.argv[3::2]):
+        with tempfile.TemporaryDirectory() as tmp:
+            words(sys.argv[1], model, prompt, tmp)
